@@ -1,0 +1,44 @@
+# The two commands of the first minute are `make demo` and `make test`. Each says what it will install, installs it,
+# builds, and does its work; on a fresh Debian 12 nothing but Rust needs to be there before.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+# Rust calls the C compiler to link; nothing of the program is written in C so far.
+BUILD_PACKAGES := gcc libc6-dev
+
+.PHONY: help demo test build build-packages
+
+help:
+	@echo 'make demo   build, then run a server with three channels in a temporary folder and send it three messages'
+	@echo 'make test   build, then run every test'
+	@echo 'make build  build the program: $(TARGET)/release/hl7server'
+
+demo: build
+	$(TARGET)/release/hl7server demo
+
+# The tests start servers, real clients and tools of the system; what they need is installed first.
+test: build-packages
+	tests/support/install
+	$(CARGO) test --locked --workspace
+
+build: build-packages
+	$(CARGO) build --release --locked
+
+# Not root: through sudo, which asks for its password where it has to.
+build-packages:
+	@missing=(); \
+	for package in $(BUILD_PACKAGES); do \
+		dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$$package"); \
+	done; \
+	if [ $${#missing[@]} -gt 0 ]; then \
+		echo "Installing with apt-get: $${missing[*]}"; \
+		as_root=(); [ "$$(id -u)" = 0 ] || as_root=(sudo); \
+		"$${as_root[@]}" apt-get update -q; \
+		"$${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -q --no-install-recommends "$${missing[@]}"; \
+	fi; \
+	command -v $(CARGO) >/dev/null || { echo 'Rust is missing; see https://rustup.rs' >&2; exit 1; }

@@ -1,0 +1,155 @@
+//! The configuration file: YAML text → checked, typed values. The only place that knows YAML.
+//!
+//! [`load`] reads a file and all it includes, checks every key, and gives a [`Config`] in which nothing is a string
+//! that still has to be checked; or every problem of the file, each with file, line, column, key path and what would
+//! be right. It knows no sockets and no processes, and asks of no path or host whether it exists now.
+//!
+//! The way of a file: `include` (files → tree) → `raw` (tree → mirror of the file) → `resolve` (mirror → typed values),
+//! all of them reporting into one list.
+
+mod diff;
+mod glob;
+mod include;
+pub mod model;
+mod network;
+pub mod pattern;
+mod problem;
+mod raw;
+mod resolve;
+pub mod secret;
+pub mod time_format;
+mod unbuilt;
+mod workflow;
+mod yaml;
+
+pub use diff::{Action, Change, diff};
+pub use model::*;
+pub use pattern::{Pattern, PatternFault};
+pub use problem::{Problem, Problems, Severity};
+pub use secret::{PlainSecret, SecretName, Secrets};
+pub use time_format::TimeFormat;
+
+use problem::{Report, Spot};
+use raw::read::Read;
+use std::path::{Path, PathBuf};
+use yaml::{Entry, Kind, Node};
+
+/// What a file is loaded for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// To be looked at: a secret that is not known here is a warning.
+    Check,
+    /// To be run: a secret that something enabled needs and that is not known is an error.
+    Run,
+}
+
+/// A file that loaded.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// The typed values.
+    pub config: Config,
+    /// Warnings, and notes on how something is understood (see [`Severity`]), in the order of the files.
+    pub warnings: Vec<Problem>,
+    /// What the file asks for and this version does not do: these channels, or the server, do not start.
+    pub not_built: Vec<NotBuilt>,
+    /// Every file read, the main one first.
+    pub files: Vec<PathBuf>,
+}
+
+/// Something that a file asks for and this version does not do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotBuilt {
+    /// What, and where.
+    pub problem: Problem,
+    /// The enabled channel that asks for it and does not start; `None`: the server does not.
+    pub channel: Option<String>,
+}
+
+/// Reads and checks a file. `secrets` says whether a secret of a name is known here, see [`Secrets::is_known`].
+pub fn load(path: &Path, secrets: &dyn Fn(&str) -> bool, mode: Mode) -> Result<Loaded, Problems> {
+    let mut report = Report::new();
+    let outcome = load_into(path, secrets, mode, &mut report);
+    let failed = report.has_errors();
+    let (files, problems) = report.finish();
+    match outcome {
+        Some((config, not_built)) if !failed => Ok(Loaded { config, warnings: problems, not_built, files }),
+        _ => Err(Problems(problems)),
+    }
+}
+
+fn load_into(
+    path: &Path,
+    secrets: &dyn Fn(&str) -> bool,
+    mode: Mode,
+    report: &mut Report,
+) -> Option<(Config, Vec<NotBuilt>)> {
+    let root = include::load(path, report)?;
+    let (root, spot) = service_of(&root);
+    if matches!(root.kind, Kind::Null) {
+        report.error(&spot, "an empty file", "write channels: with at least one channel");
+        return None;
+    }
+    report.unknown_keys = unknown_keys(root, &spot, report);
+    let raw = raw::Service::read(root, &spot, report)?;
+    let config =
+        resolve::resolve(&raw, &mut resolve::Context { report: &mut *report, known_secret: secrets, mode });
+    let not_built = not_built(&raw, report);
+    Some((config, not_built))
+}
+
+/// The table that holds the keys: the root, or what a lone `service:` holds.
+fn service_of(root: &Node) -> (&Node, Spot) {
+    let spot = Spot { place: root.place, path: String::new() };
+    if let Kind::Table(entries) = &root.kind {
+        let mut keys = entries.iter().filter(|entry| !entry.key.starts_with("x-"));
+        if let (Some(Entry { key, value, .. }), None) = (keys.next(), keys.next())
+            && key == "service"
+            && matches!(value.kind, Kind::Table(_))
+        {
+            return (value, spot.key("service", value.place));
+        }
+    }
+    (root, spot)
+}
+
+/// How unknown keys are reported, which must be known before the first is met.
+fn unknown_keys(root: &Node, spot: &Spot, report: &mut Report) -> Severity {
+    let Kind::Table(entries) = &root.kind else { return Severity::Error };
+    let Some(entry) = entries.iter().find(|entry| entry.key == "unknown_keys") else {
+        return Severity::Error;
+    };
+    match &entry.value.kind {
+        Kind::Null => Severity::Error,
+        Kind::Scalar(scalar) if scalar.text == "error" => Severity::Error,
+        Kind::Scalar(scalar) if scalar.text == "warn" => Severity::Warning,
+        _ => {
+            let spot = spot.key("unknown_keys", entry.value.place);
+            report.error(&spot, format!("unknown value {}", entry.value.describe()), "known are error, warn");
+            Severity::Error
+        }
+    }
+}
+
+/// What is asked for and not built. For a disabled channel it is a note.
+fn not_built(raw: &raw::Service, report: &mut Report) -> Vec<NotBuilt> {
+    const HINT: &str = "take it out or wait for a later version";
+    let mut found = Vec::new();
+    for unbuilt in unbuilt::of_service(raw) {
+        let what = format!("not built yet: {}", unbuilt.what);
+        let problem = report.problem(Severity::Error, &unbuilt.spot, what, HINT);
+        found.push(NotBuilt { problem, channel: None });
+    }
+    for at in raw.channels.given().into_iter().flat_map(|list| &list.value) {
+        let name = at.value.name.given().map_or(String::new(), |name| name.value.clone());
+        for unbuilt in unbuilt::of_channel(&at.value) {
+            let what = format!("not built yet: {}", unbuilt.what);
+            if at.value.enabled.is_not_false() {
+                let problem = report.problem(Severity::Error, &unbuilt.spot, what, HINT);
+                found.push(NotBuilt { problem, channel: Some(name.clone()) });
+            } else {
+                report.note(&unbuilt.spot, what, "it keeps this channel from being enabled");
+            }
+        }
+    }
+    found
+}

@@ -1,0 +1,102 @@
+//! What this version does not do yet. The whole list: a step that gets built is taken out of here and nowhere else.
+//!
+//! A key of this list is read and checked like every other. Where it is set to something that needs what is missing,
+//! it is reported, and its channel, or the server for a key of the service, does not start: nothing that a file asks
+//! for is silently left undone.
+
+use crate::problem::Spot;
+use crate::raw::read::{At, Key, List, TableOrList};
+use crate::raw::{Channel, DropFolder, Service};
+use hl7::charset::Encoding;
+
+/// Something that is set and not built: what to call it, and where it stands.
+pub(crate) struct Unbuilt {
+    /// What is missing.
+    pub(crate) what: String,
+    /// Where it is asked for.
+    pub(crate) spot: Spot,
+}
+
+/// What a service asks for.
+pub(crate) fn of_service(raw: &Service) -> Vec<Unbuilt> {
+    let mut found = Vec::new();
+    set(&mut found, "indexing into Solr", switched_on(&raw.store_solr));
+    set(&mut found, "credential tasks for dfapi", switched_on(&raw.create_credentials));
+    set(&mut found, "workers under another user", given(&raw.user));
+    set(&mut found, "workers under another group", given(&raw.group));
+    set(&mut found, "alerts", not_empty(&raw.alerts));
+    found
+}
+
+/// What a channel asks for.
+pub(crate) fn of_channel(raw: &Channel) -> Vec<Unbuilt> {
+    let mut found = Vec::new();
+    // Receiving.
+    set(&mut found, "ack: processed", is(&raw.ack, "processed"));
+    set(&mut found, "on_undecodable: refuse", is(&raw.on_undecodable, "refuse"));
+    if let Some(at) = raw.encoding.given()
+        && let Some(encoding) = Encoding::from_label(&at.value)
+        && !encoding.is_built()
+    {
+        set(&mut found, &format!("the encoding {}", encoding.name()), Some(&at.spot));
+    }
+    set(&mut found, "a choice by version", given(&raw.accept_versions));
+    set(&mut found, "a choice by processing id", given(&raw.accept_processing_ids));
+    set(&mut found, "MLLP over TLS", given(&raw.tls));
+    set(&mut found, "pruning of failed and quarantined messages", given(&raw.retention_days));
+    // Attachments and files.
+    set(&mut found, "text attachments", is(&raw.attachment_format, "text"));
+    set(&mut found, "text laid out as a PDF", is(&raw.attachment_output, "pdf"));
+    set(&mut found, "the stamp", switched_on(&raw.add_metadata_to_attachment));
+    if let Some(at) = raw.local_archive.given()
+        && at.value.enabled.is_not_false()
+    {
+        set(&mut found, "pruning of the archive", given(&at.value.retention_days));
+    }
+    for folder in drop_folders(raw) {
+        if folder.value.enabled.is_not_false() && folder.value.remote.is_true() {
+            set(&mut found, "remote drop folders", folder.value.remote.given().map(|at| &at.spot));
+        }
+    }
+    // Steps.
+    set(&mut found, "the database insert", given(&raw.db_insert));
+    set(&mut found, "the database look-up", given(&raw.db_mapping));
+    set(&mut found, "the database insert", given(&raw.db_metadata));
+    set(&mut found, "the credential task", given(&raw.credentials_metadata));
+    set(&mut found, "the credential task", given(&raw.book_metadata));
+    set(&mut found, "the credential task", given(&raw.mobile));
+    if let Some(at) = raw.resend.given()
+        && at.value.enabled.is_not_false()
+    {
+        set(&mut found, "resend", Some(&at.spot));
+    }
+    found
+}
+
+fn set(found: &mut Vec<Unbuilt>, what: &str, spot: Option<&Spot>) {
+    found.extend(spot.map(|spot| Unbuilt { what: what.to_owned(), spot: spot.clone() }));
+}
+
+fn given<T>(key: &Key<T>) -> Option<&Spot> {
+    key.given().map(|at| &at.spot)
+}
+
+fn switched_on(key: &Key<bool>) -> Option<&Spot> {
+    key.given().filter(|at| at.value).map(|at| &at.spot)
+}
+
+fn is<'a>(key: &'a Key<String>, word: &str) -> Option<&'a Spot> {
+    key.given().filter(|at| at.value == word).map(|at| &at.spot)
+}
+
+fn not_empty<T>(key: &Key<List<T>>) -> Option<&Spot> {
+    key.given().filter(|at| !at.value.is_empty()).map(|at| &at.spot)
+}
+
+fn drop_folders(raw: &Channel) -> Vec<&At<DropFolder>> {
+    match raw.drop_folders.given().map(|at| &at.value) {
+        Some(TableOrList::Table(table)) => table.iter().filter_map(|(_, folder)| folder.given()).collect(),
+        Some(TableOrList::List(list)) => list.iter().collect(),
+        None => Vec::new(),
+    }
+}

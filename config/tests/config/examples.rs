@@ -1,0 +1,97 @@
+//! Every shipped example loads without a warning, and what each shows is what it says.
+
+use config::{Loaded, Mode, Severity, Workflow};
+use std::path::PathBuf;
+
+fn folder() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/examples"))
+}
+
+fn example(name: &str) -> Loaded {
+    config::load(&folder().join(name), &|_| true, Mode::Run).unwrap_or_else(|problems| panic!("{problems}"))
+}
+
+fn not_built(loaded: &Loaded) -> Vec<&str> {
+    loaded.not_built.iter().map(|missing| missing.problem.key_path.as_str()).collect()
+}
+
+#[test]
+fn every_example_loads_without_a_warning() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if !name.ends_with(".yaml") {
+            continue;
+        }
+        seen += 1;
+        let loaded = example(&name);
+        let warnings: Vec<String> = loaded
+            .warnings
+            .iter()
+            .filter(|p| p.severity == Severity::Warning)
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(warnings, Vec::<String>::new(), "{name}");
+    }
+    assert_eq!(seen, 12);
+}
+
+#[test]
+fn the_examples_of_what_is_built_start() {
+    for name in ["adt.yaml", "oru.yaml", "mdm.yaml", "orm.yaml", "hl7server.yaml"] {
+        assert_eq!(not_built(&example(name)), Vec::<&str>::new(), "{name}");
+    }
+}
+
+#[test]
+fn the_examples_of_what_is_not_built_say_so() {
+    let table: [(&str, &[&str]); 7] = [
+        ("database.yaml", &["channels[1].db_insert", "channels[1].db_mapping", "channels[1].db_metadata"]),
+        ("merge.yaml", &["channels[1].db_insert", "channels[1].db_metadata"]),
+        ("solr.yaml", &["store_solr"]),
+        (
+            "credentials.yaml",
+            &[
+                "create_credentials",
+                "channels[1].credentials_metadata",
+                "channels[1].book_metadata",
+                "channels[1].mobile",
+            ],
+        ),
+        ("resend.yaml", &["channels[1].resend"]),
+        ("sftp.yaml", &["channels[1].drop_folders.there.remote"]),
+        ("tls.yaml", &["channels[1].tls"]),
+    ];
+    for (name, keys) in table {
+        assert_eq!(not_built(&example(name)), keys, "{name}");
+    }
+}
+
+#[test]
+fn the_whole_server_has_its_included_channels_in_order() {
+    let loaded = example("hl7server.yaml");
+    let names: Vec<&str> = loaded.config.channels.iter().map(|c| c.name.as_str()).collect();
+    assert_eq!(names, ["adt", "oru", "mdm", "test"]);
+    let test = loaded.config.channel("test").unwrap();
+    assert!(!test.enabled);
+    assert_eq!(test.allow.len(), 2);
+    assert_eq!(test.workflows.workflow("SIU", "S12"), Some(Workflow::Store));
+    assert_eq!(loaded.files.len(), 3);
+}
+
+#[test]
+fn every_example_travels_over_the_link_unchanged() {
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if !name.ends_with(".yaml") {
+            continue;
+        }
+        let loaded = example(&name);
+        for channel in &loaded.config.channels {
+            let settings = loaded.config.worker_settings(channel);
+            let json = serde_json::to_string(&settings).unwrap();
+            let back: config::WorkerSettings = serde_json::from_str(&json).unwrap();
+            assert_eq!(back, settings, "{name}");
+        }
+    }
+}

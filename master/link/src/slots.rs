@@ -1,0 +1,595 @@
+//! Task slots: how many messages are processed at the same time, over all channels.
+//!
+//! ```text
+//! word 0        magic                    word 3        generation of the fed
+//! word 1        limit                    words 8..264  hungry: owners that hold nothing and wait
+//! word 2        generation of the hungry words 264..   slots: owner, or 0 for free
+//! ```
+//!
+//! The table is a sealed memfd that the master makes and every worker maps: the ONLY memory that processes share. Its
+//! words are atomic and each stands for itself; a counter beside them would be wrong for ever once its process is killed
+//! between two steps. So whatever a dying, or a hostile, process leaves there, the worst it does to another is a slot
+//! that is taken (the master takes back those of owners it does not know, [`SlotTable::sweep`]) or a wait that lasts one
+//! [`RECHECK`]. Nothing read from it is used as an index or as a bound of a loop without being cut to size.
+//!
+//! **Order.** An owner that holds no slot is *hungry* while it waits, one that holds some is *fed*. While another is hungry,
+//! a fed one leaves a free slot alone; but only for [`GRACE`], so that a stopped process, or a false word, delays the
+//! others and never stalls them. Within a process one thread waits at the table, the others behind it.
+//!
+//! **Wake-ups.** A waiter reads the generation, looks for a slot, and sleeps only while the generation is unchanged; who
+//! frees a slot bumps both generations and wakes one waiter, a hungry one if there is any. A wake-up can be swallowed by a
+//! process that dies on it: the master wakes all after every death.
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+use rustix::thread::futex::{self, Timespec};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Slots in the table; `max_tasks` chooses how many of them are used.
+pub const SLOTS_MAX: u16 = u16::MAX;
+
+/// `HL7s`.
+const MAGIC: u32 = 0x484C_3773;
+const WORD_MAGIC: usize = 0;
+const WORD_LIMIT: usize = 1;
+const WORD_HUNGRY: usize = 2;
+const WORD_FED: usize = 3;
+/// Only says that someone is hungry: with more at the same time than words, those without one still go first.
+const HUNGRY: std::ops::Range<usize> = 8..264;
+const SLOTS: std::ops::Range<usize> = 264..264 + SLOTS_MAX as usize;
+const WORDS: usize = SLOTS.end;
+const BYTES: usize = WORDS * size_of::<u32>();
+
+/// How long a fed owner leaves a free slot to a hungry one: a few scheduler ticks on a loaded machine.
+const GRACE: Duration = Duration::from_millis(50);
+/// A waiter looks again after that long even if nothing woke it: bounds what a lost wake-up can cost.
+const RECHECK: Duration = Duration::from_millis(250);
+
+/// The mapped table.
+#[derive(Debug)]
+pub struct SlotTable {
+    words: Arc<Mapping>,
+    file: OwnedFd,
+}
+
+impl SlotTable {
+    /// A new table of which `limit` slots are used.
+    pub fn create(limit: u16) -> io::Result<Self> {
+        let file = memfd_create("hl7server-slots", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        ftruncate(&file, BYTES as u64)?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL)?;
+        let table = Self::attach(file)?;
+        table.words.at(WORD_MAGIC).store(MAGIC, SeqCst);
+        table.set_limit(limit);
+        Ok(table)
+    }
+
+    /// Maps the table behind a descriptor that came over the link. It must be sealed against shrinking: an access past
+    /// the end of a file that shrank would be fatal.
+    pub fn attach(file: OwnedFd) -> io::Result<Self> {
+        let seals = fcntl_get_seals(&file)?;
+        if !seals.contains(SealFlags::SHRINK) || fstat(&file)?.st_size < BYTES as i64 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a sealed slot table"));
+        }
+        Ok(Self { words: Arc::new(Mapping::new(&file)?), file })
+    }
+
+    /// To hand to a worker.
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// Changes how many slots are used, in place; 0 counts as 1. A slot above a lowered limit stays taken until its
+    /// message is done.
+    pub fn set_limit(&self, limit: u16) {
+        self.words.at(WORD_LIMIT).store(u32::from(limit.max(1)), SeqCst);
+        self.words.wake_all();
+    }
+
+    /// How many slots are used, as the table says: 1 at least, [`SLOTS_MAX`] at most.
+    pub fn limit(&self) -> u16 {
+        self.words.limit() as u16
+    }
+
+    /// Slots that `owner` holds.
+    pub fn used_by(&self, owner: u32) -> usize {
+        self.words.slots().iter().filter(|word| word.load(SeqCst) == owner).count()
+    }
+
+    /// Takes back every slot of an owner that is dead, and wakes all who wait. Call it after every death, BEFORE the dead
+    /// is reaped.
+    pub fn reclaim(&self, owner: u32) -> usize {
+        self.take_back(|other| other == owner)
+    }
+
+    /// Takes back every slot whose owner is not among `living`: what a process that wrote at random left behind.
+    pub fn sweep(&self, living: &[u32]) -> usize {
+        let unknown = |owner: u32| !living.contains(&owner);
+        if self.words.slots().iter().map(|word| word.load(SeqCst)).any(|owner| owner != 0 && unknown(owner)) {
+            self.take_back(unknown)
+        } else {
+            0
+        }
+    }
+
+    /// The table as one owner uses it. Make it once in a process, and clone it: what an owner holds is counted there.
+    ///
+    /// # Panics
+    /// When `owner` is 0, which means free.
+    pub fn slots(&self, owner: u32) -> Slots {
+        assert_ne!(owner, 0, "0 means a free slot");
+        Slots {
+            local: Arc::new(Local {
+                words: Arc::clone(&self.words),
+                owner,
+                held: AtomicUsize::new(0),
+                hint: AtomicUsize::new(0),
+                at_table: AtomicBool::new(false),
+                front: Mutex::new(()),
+                behind: Condvar::new(),
+            }),
+        }
+    }
+
+    fn take_back(&self, whose: impl Fn(u32) -> bool) -> usize {
+        let free = |word: &&AtomicU32| {
+            let owner = word.load(SeqCst);
+            owner != 0 && whose(owner) && word.compare_exchange(owner, 0, SeqCst, SeqCst).is_ok()
+        };
+        let freed = self.words.slots().iter().filter(free).count();
+        self.words.hungry().iter().filter(free).count();
+        self.words.wake_all();
+        freed
+    }
+}
+
+/// One owner's way to the table; clones share what the owner holds.
+#[derive(Clone, Debug)]
+pub struct Slots {
+    local: Arc<Local>,
+}
+
+#[derive(Debug)]
+struct Local {
+    words: Arc<Mapping>,
+    owner: u32,
+    /// Slots this owner holds. Its own count: the table's is not trusted.
+    held: AtomicUsize,
+    /// Where a free slot was found last.
+    hint: AtomicUsize,
+    /// A thread of this process waits at the table; the others wait behind it. Changed under `front`.
+    at_table: AtomicBool,
+    front: Mutex<()>,
+    behind: Condvar,
+}
+
+/// A task slot. Dropping it gives it back.
+#[derive(Debug)]
+#[must_use = "a slot is given back when this is dropped"]
+pub struct SlotGuard {
+    local: Arc<Local>,
+    slot: usize,
+}
+
+impl Slots {
+    /// Waits at most `timeout` for a slot; `None` when there was none. Blocks: never call it in a reactor.
+    pub fn acquire(&self, timeout: Duration) -> Option<SlotGuard> {
+        if let Some(guard) = self.try_acquire() {
+            return Some(guard);
+        }
+        // A deadline past the end of time is none.
+        let deadline = Instant::now().checked_add(timeout);
+        let local = &self.local;
+        let mut front = local.lock();
+        while local.at_table.load(SeqCst) {
+            let left = left(deadline, RECHECK)?;
+            front = local.behind.wait_timeout(front, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        local.at_table.store(true, SeqCst);
+        drop(front);
+        let slot = local.wait_at_table(deadline);
+        let front = local.lock();
+        local.at_table.store(false, SeqCst);
+        drop(front);
+        local.behind.notify_one();
+        slot.map(|slot| self.guard(slot))
+    }
+
+    /// A slot if one is free and nobody goes first. Never blocks.
+    pub fn try_acquire(&self) -> Option<SlotGuard> {
+        let local = &self.local;
+        if local.at_table.load(SeqCst) || (local.is_fed() && local.words.is_hungry_besides(local.owner)) {
+            return None;
+        }
+        local.take_free().map(|slot| self.guard(slot))
+    }
+
+    /// How many slots this owner holds.
+    pub fn held(&self) -> usize {
+        self.local.held.load(SeqCst)
+    }
+
+    fn guard(&self, slot: usize) -> SlotGuard {
+        SlotGuard { local: Arc::clone(&self.local), slot }
+    }
+}
+
+impl Drop for SlotGuard {
+    fn drop(&mut self) {
+        self.local.release(self.slot);
+    }
+}
+
+impl Local {
+    fn lock(&self) -> MutexGuard<'_, ()> {
+        // It guards no data that a panic could leave half-changed.
+        self.front.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_fed(&self) -> bool {
+        self.held.load(SeqCst) > 0
+    }
+
+    fn take_free(&self) -> Option<usize> {
+        let limit = self.words.limit();
+        let hint = self.hint.load(SeqCst);
+        let slots = &self.words.slots()[..limit];
+        let slot = (0..limit).map(|n| (hint + n) % limit).find(|&slot| {
+            let word = &slots[slot];
+            word.load(SeqCst) == 0 && word.compare_exchange(0, self.owner, SeqCst, SeqCst).is_ok()
+        })?;
+        self.held.fetch_add(1, SeqCst);
+        self.hint.store(slot, SeqCst);
+        Some(slot)
+    }
+
+    fn wait_at_table(&self, deadline: Option<Instant>) -> Option<usize> {
+        let mut mark = None;
+        let mut left_alone: Option<Instant> = None;
+        loop {
+            let fed = self.is_fed();
+            if fed {
+                mark = None;
+            } else if mark.is_none() {
+                mark = HungryMark::set(&self.words, self.owner);
+            }
+            let word = self.words.at(if fed { WORD_FED } else { WORD_HUNGRY });
+            let generation = word.load(SeqCst);
+            let gives_way = fed
+                && self.words.is_hungry_besides(self.owner)
+                && left_alone.is_none_or(|since| since.elapsed() < GRACE);
+            if !gives_way && let Some(slot) = self.take_free() {
+                if mark.take().is_some() {
+                    // More may be free that a fed one left alone for us.
+                    self.words.wake(WORD_FED);
+                }
+                return Some(slot);
+            }
+            let mut sleep = left(deadline, RECHECK)?;
+            if gives_way && self.words.has_free() {
+                let since = *left_alone.get_or_insert_with(Instant::now);
+                sleep = sleep.min(GRACE.saturating_sub(since.elapsed()));
+                // The wake-up that brought us here may have been meant for it.
+                self.words.wake(WORD_HUNGRY);
+            } else {
+                left_alone = None;
+            }
+            wait(word, generation, sleep);
+        }
+    }
+
+    fn release(&self, slot: usize) {
+        // Fails only when the master, or someone who should not, took it back.
+        let _ = self.words.slots()[slot].compare_exchange(self.owner, 0, SeqCst, SeqCst);
+        let was_last = self.held.fetch_sub(1, SeqCst) == 1;
+        self.words.freed();
+        if was_last && self.at_table.load(SeqCst) {
+            // Our own waiter sleeps as a fed one and is hungry from now on.
+            self.words.wake_fed();
+        }
+    }
+}
+
+/// Says that its owner is hungry, until it is dropped.
+struct HungryMark<'a> {
+    word: &'a AtomicU32,
+    owner: u32,
+}
+
+impl<'a> HungryMark<'a> {
+    /// `None` when every word is taken: then the others say the same.
+    fn set(words: &'a Mapping, owner: u32) -> Option<Self> {
+        let free = |word: &&AtomicU32| {
+            word.load(SeqCst) == 0 && word.compare_exchange(0, owner, SeqCst, SeqCst).is_ok()
+        };
+        words.hungry().iter().find(free).map(|word| Self { word, owner })
+    }
+}
+
+impl Drop for HungryMark<'_> {
+    fn drop(&mut self) {
+        let _ = self.word.compare_exchange(self.owner, 0, SeqCst, SeqCst);
+    }
+}
+
+/// What is left until `deadline`, at most `most`; `None` when it has passed.
+fn left(deadline: Option<Instant>, most: Duration) -> Option<Duration> {
+    let Some(deadline) = deadline else { return Some(most) };
+    let left = deadline.saturating_duration_since(Instant::now());
+    (!left.is_zero()).then(|| left.min(most))
+}
+
+/// Sleeps while `word` is `generation`. Every way to come back is fine: the caller looks again.
+fn wait(word: &AtomicU32, generation: u32, timeout: Duration) {
+    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
+    let _ = futex::wait(word, SHARED, generation, Some(&timeout));
+}
+
+/// Not private: the waiters are other processes.
+const SHARED: futex::Flags = futex::Flags::empty();
+
+/// The mapped words. What they hold may be anything at any time.
+#[derive(Debug)]
+struct Mapping {
+    start: NonNull<AtomicU32>,
+}
+
+// SAFETY: the mapping belongs to no thread, and all that is reached through it are atomics.
+unsafe impl Send for Mapping {}
+// SAFETY: as above; shared access is by atomic operations alone.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps a file that the caller has found to be `BYTES` long and sealed against shrinking.
+    fn new(file: &OwnedFd) -> io::Result<Self> {
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice; it aliases nothing of this process.
+        let start = unsafe { mmap(std::ptr::null_mut(), BYTES, protection, MapFlags::SHARED, file, 0) }?;
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self { start })
+    }
+
+    fn words(&self) -> &[AtomicU32] {
+        // SAFETY: `start` is the page-aligned start of `BYTES` mapped bytes, which live as long as `self` and cannot go
+        // away under it, as the file is sealed against shrinking. Any bits are a valid AtomicU32, and other processes
+        // change them only as memory that is accessed atomically on this side.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), WORDS) }
+    }
+
+    fn at(&self, word: usize) -> &AtomicU32 {
+        &self.words()[word]
+    }
+
+    fn slots(&self) -> &[AtomicU32] {
+        &self.words()[SLOTS]
+    }
+
+    fn hungry(&self) -> &[AtomicU32] {
+        &self.words()[HUNGRY]
+    }
+
+    fn limit(&self) -> usize {
+        (self.at(WORD_LIMIT).load(SeqCst) as usize).clamp(1, SLOTS_MAX.into())
+    }
+
+    fn has_free(&self) -> bool {
+        self.slots()[..self.limit()].iter().any(|word| word.load(SeqCst) == 0)
+    }
+
+    fn is_hungry_besides(&self, owner: u32) -> bool {
+        self.hungry().iter().map(|word| word.load(SeqCst)).any(|other| other != 0 && other != owner)
+    }
+
+    /// Tells one waiter of a free slot: a hungry one if there is any.
+    fn freed(&self) {
+        // Both are bumped before it is asked who is hungry: who becomes so later sees the bump and does not sleep.
+        self.at(WORD_FED).fetch_add(1, SeqCst);
+        self.at(WORD_HUNGRY).fetch_add(1, SeqCst);
+        let (first, second) =
+            if self.is_hungry_besides(0) { (WORD_HUNGRY, WORD_FED) } else { (WORD_FED, WORD_HUNGRY) };
+        if futex::wake(self.at(first), SHARED, 1) == Ok(0) {
+            let _ = futex::wake(self.at(second), SHARED, 1);
+        }
+    }
+
+    /// Tells one waiter of that kind to look again.
+    fn wake(&self, word: usize) {
+        self.at(word).fetch_add(1, SeqCst);
+        let _ = futex::wake(self.at(word), SHARED, 1);
+    }
+
+    fn wake_fed(&self) {
+        self.at(WORD_FED).fetch_add(1, SeqCst);
+        let _ = futex::wake(self.at(WORD_FED), SHARED, i32::MAX as u32);
+    }
+
+    fn wake_all(&self) {
+        for word in [WORD_HUNGRY, WORD_FED] {
+            self.at(word).fetch_add(1, SeqCst);
+            let _ = futex::wake(self.at(word), SHARED, i32::MAX as u32);
+        }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: maps exactly what `new` mapped; no reference outlives `self`.
+        let _ = unsafe { munmap(self.start.as_ptr().cast(), BYTES) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+    use std::thread;
+
+    const SOON: Duration = Duration::from_secs(10);
+    const AT_ONCE: Duration = Duration::ZERO;
+
+    #[test]
+    fn as_many_slots_as_the_limit_and_no_more() {
+        let table = SlotTable::create(3).unwrap();
+        let (a, b) = (table.slots(1), table.slots(2));
+        let first = a.acquire(AT_ONCE).unwrap();
+        let _others = [a.acquire(AT_ONCE).unwrap(), b.acquire(AT_ONCE).unwrap()];
+        assert!(b.acquire(AT_ONCE).is_none());
+        assert!(a.acquire(Duration::from_millis(30)).is_none());
+        assert_eq!((table.used_by(1), table.used_by(2), a.held(), b.held()), (2, 1, 2, 1));
+        drop(first);
+        assert!(b.acquire(AT_ONCE).is_some());
+        assert_eq!(table.limit(), 3);
+    }
+
+    #[test]
+    fn a_limit_changes_in_place_and_wakes_who_waits() {
+        let table = SlotTable::create(1).unwrap();
+        let slots = table.slots(1);
+        let held = slots.acquire(AT_ONCE).unwrap();
+        let waiter = thread::spawn({
+            let slots = table.slots(2);
+            move || slots.acquire(SOON)
+        });
+        thread::sleep(Duration::from_millis(20));
+        table.set_limit(2);
+        let other = waiter.join().unwrap().unwrap();
+        table.set_limit(1);
+        drop(held);
+        let kept = slots.acquire(AT_ONCE).unwrap();
+        assert!(table.slots(3).acquire(AT_ONCE).is_none());
+        drop((other, kept));
+        table.set_limit(0);
+        assert_eq!(table.limit(), 1);
+    }
+
+    #[test]
+    fn one_that_holds_none_goes_before_one_that_holds_some() {
+        let table = SlotTable::create(2).unwrap();
+        let fed = table.slots(1);
+        let hungry = table.slots(2);
+        for _ in 0..200 {
+            let (kept, given) = (fed.acquire(SOON).unwrap(), fed.acquire(SOON).unwrap());
+            let (order, arrivals) = mpsc::channel();
+            let wait = |slots: &Slots, name: &'static str| {
+                let (slots, order) = (slots.clone(), order.clone());
+                thread::spawn(move || {
+                    let slot = slots.acquire(SOON).unwrap();
+                    order.send(name).unwrap();
+                    drop(slot);
+                })
+            };
+            let first = wait(&fed, "fed");
+            let second = wait(&hungry, "hungry");
+            while !table.words.is_hungry_besides(0) {
+                thread::yield_now();
+            }
+            drop(given);
+            assert_eq!(arrivals.recv_timeout(SOON), Ok("hungry"));
+            assert_eq!(arrivals.recv_timeout(SOON), Ok("fed"));
+            first.join().unwrap();
+            second.join().unwrap();
+            drop(kept);
+        }
+    }
+
+    #[test]
+    fn a_stopped_hungry_owner_delays_the_others_by_the_grace_only() {
+        let table = SlotTable::create(2).unwrap();
+        table.words.hungry()[17].store(99, SeqCst);
+        let slots = table.slots(1);
+        let _one = slots.acquire(AT_ONCE).unwrap();
+        let asked = Instant::now();
+        let _two = slots.acquire(SOON).unwrap();
+        assert!(asked.elapsed() >= GRACE && asked.elapsed() < SOON / 2);
+        table.reclaim(99);
+        assert!(!table.words.is_hungry_besides(0));
+    }
+
+    #[test]
+    fn reclaim_takes_back_what_one_owner_held_and_sweep_what_nobody_holds() {
+        let table = SlotTable::create(10).unwrap();
+        let (dead, alive) = (table.slots(5), table.slots(6));
+        let lost: Vec<_> = (0..4).map(|_| dead.acquire(AT_ONCE).unwrap()).collect();
+        let _kept = alive.acquire(AT_ONCE).unwrap();
+        table.words.slots()[60_000].store(0xDEAD_BEEF, SeqCst);
+        assert_eq!(table.sweep(&[5, 6]), 1);
+        assert_eq!(table.reclaim(5), 4);
+        assert_eq!((table.used_by(5), table.used_by(6)), (0, 1));
+        // A guard that outlives the reclaim takes nothing from its slot's next owner.
+        let next: Vec<_> = (0..9).map(|_| alive.acquire(AT_ONCE).unwrap()).collect();
+        drop(lost);
+        assert_eq!(table.used_by(6), 10);
+        drop(next);
+    }
+
+    #[test]
+    fn waiting_threads_of_one_process_are_all_served() {
+        let table = SlotTable::create(2).unwrap();
+        let slots = table.slots(1);
+        let threads: Vec<_> = (0..16)
+            .map(|_| {
+                let slots = slots.clone();
+                thread::spawn(move || (0..200).for_each(|_| drop(slots.acquire(SOON).unwrap())))
+            })
+            .collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert_eq!((slots.held(), table.used_by(1)), (0, 0));
+    }
+
+    #[test]
+    fn a_table_full_of_junk_neither_panics_nor_stalls() {
+        let table = SlotTable::create(4).unwrap();
+        let slots = table.slots(1);
+        let mut seed = 1u32;
+        let mut junk = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            seed ^ (seed >> 13)
+        };
+        for _ in 0..50 {
+            let held = slots.try_acquire();
+            for word in table.words.words() {
+                word.store(junk(), SeqCst);
+            }
+            let _ = (table.limit(), table.used_by(1), slots.try_acquire());
+            assert!(slots.acquire(Duration::from_millis(1)).is_none_or(|slot| slot.slot < SLOTS.len()));
+            drop(held);
+            table.set_limit(4);
+            table.sweep(&[1]);
+            table.reclaim(1);
+            assert!(table.slots(2).acquire(SOON).is_some());
+        }
+    }
+
+    #[test]
+    fn a_waiter_looks_again_though_its_wake_up_was_lost() {
+        let table = SlotTable::create(1).unwrap();
+        let slots = table.slots(1);
+        std::mem::forget(slots.acquire(AT_ONCE).unwrap());
+        let waiter = thread::spawn({
+            let slots = table.slots(2);
+            move || slots.acquire(SOON).is_some()
+        });
+        thread::sleep(Duration::from_millis(20));
+        // Freed without a wake-up, as by one that is killed in between.
+        table.words.slots()[0].store(0, SeqCst);
+        assert!(waiter.join().unwrap());
+    }
+
+    #[test]
+    fn only_a_sealed_table_is_attached() {
+        let file = memfd_create("loose", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&file, BYTES as u64).unwrap();
+        assert!(SlotTable::attach(file.try_clone().unwrap()).is_err());
+        ftruncate(&file, 4096).unwrap();
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW).unwrap();
+        assert!(SlotTable::attach(file).is_err());
+        let table = SlotTable::create(1).unwrap();
+        assert!(ftruncate(table.as_fd(), 0).is_err());
+        assert!(fcntl_add_seals(table.as_fd(), SealFlags::WRITE).is_err());
+    }
+}

@@ -1,0 +1,47 @@
+//! Supervision: the master owns the listening sockets and one worker process a channel. It never sees a message.
+//!
+//! ```text
+//! file → config::load → Wanted → changes → Supervisor → act: listener, process, orders
+//!                     signals, reports, deaths, requests ↗
+//! ```
+//! One thread, which blocks on nothing but its poll. [`supervisor`] decides, purely; [`server`] does.
+
+pub mod control;
+mod listen;
+mod lock;
+mod notify;
+mod server;
+mod signals;
+mod spawn;
+mod status;
+mod supervisor;
+mod wanted;
+
+pub use spawn::TITLE_PREFIX;
+
+use std::path::PathBuf;
+
+/// Exit status: done.
+const EXIT_DONE: u8 = 0;
+/// Exit status: it failed.
+const EXIT_FAILED: u8 = 1;
+/// Exit status: it may work later.
+const EXIT_TEMPORARY: u8 = 75;
+/// Exit status: the configuration is wrong.
+const EXIT_CONFIGURATION: u8 = 78;
+
+/// How the master runs.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The configuration file; read again at each reload.
+    pub config_path: PathBuf,
+    /// Standard error goes to the journal of systemd, and lines carry its priorities; handed on to the workers.
+    pub journald: bool,
+}
+
+/// Runs the master until TERM: loads the file, starts a worker for each enabled channel, keeps them running. Gives the
+/// exit status: 0 stopped as told, 1 a fault of our own, 75 what was needed is not there (yet), 78 the configuration is
+/// wrong. Call it from the only thread of the process, with a logger in place.
+pub fn run(options: Options) -> u8 {
+    server::run(options)
+}

@@ -1,0 +1,283 @@
+//! Answers the control socket; loads the file again.
+
+use super::{Server, now_us};
+use crate::control::{
+    ChangeAction, ChannelChange, ChannelState, ChannelStatus, ConnectionId, Control, Request, Response,
+    ServerStatus,
+};
+use crate::lock::{LockFault, StateLock};
+use crate::spawn::Identity;
+use crate::status;
+use crate::supervisor::{Change, Event, State, Supervisor, WorkerId};
+use crate::wanted::Wanted;
+use link::{Answer, Order, Question};
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+/// A worker answers from memory and small files; one that takes longer is not going to.
+const ASK_MAX: Duration = Duration::from_secs(10);
+/// Questions on their way to all workers.
+const ASKS_MAX: usize = 64;
+
+/// A question on its way through a worker.
+#[derive(Debug)]
+pub(super) struct Ask {
+    connection: ConnectionId,
+    worker: WorkerId,
+    channel: String,
+    until: Duration,
+}
+
+impl Server {
+    pub(super) fn answer(&mut self, connection: ConnectionId, request: Request) {
+        let response = match request {
+            Request::Status { channel } => self.status(channel.as_deref()),
+            Request::Reload if self.supervisor.is_stopping() => {
+                Response::Error("the server is stopping".to_owned())
+            }
+            Request::Reload => self.reload(),
+            Request::Ask { channel, question } => match self.ask(connection, channel, question) {
+                Ok(()) => return,
+                Err(reason) => Response::Error(reason),
+            },
+        };
+        self.control.respond(connection, &response, self.now());
+    }
+
+    fn ask(&mut self, connection: ConnectionId, channel: String, question: Question) -> Result<(), String> {
+        let worker = match self.supervisor.view(&channel).map(|view| view.state) {
+            Some(State::Ready { worker, .. }) => worker,
+            Some(state) => return Err(format!("{channel}: its worker is {}", status::shown(state))),
+            None => return Err(format!("no channel \"{}\" runs", channel.escape_debug())),
+        };
+        if self.asks.len() >= ASKS_MAX {
+            return Err("too many questions at the same time".to_owned());
+        }
+        let link = self.workers.get_mut(&worker).and_then(|worker| worker.link.as_mut());
+        let link = link.ok_or_else(|| format!("{channel}: its worker is about to end"))?;
+        self.last_ask += 1;
+        link.queue(&Order::Ask { id: self.last_ask, question })
+            .and_then(|()| link.write_ready())
+            .map_err(|e| format!("{channel}: its worker cannot be asked: {e}"))?;
+        let until = self.epoch.elapsed() + ASK_MAX;
+        self.asks.insert(self.last_ask, Ask { connection, worker, channel, until });
+        Ok(())
+    }
+
+    /// Only the worker that was asked may answer.
+    pub(super) fn pass_answer(&mut self, worker: WorkerId, id: u64, answer: Answer) {
+        if self.asks.get(&id).is_some_and(|ask| ask.worker == worker)
+            && let Some(ask) = self.asks.remove(&id)
+        {
+            let now = self.now();
+            self.control.respond(ask.connection, &Response::Answer(answer), now);
+        }
+    }
+
+    pub(super) fn drop_asks_of(&mut self, worker: WorkerId) {
+        self.fail_asks(|ask| ask.worker == worker, "its worker ended before it answered");
+    }
+
+    pub(super) fn give_up_asks(&mut self) {
+        let now = self.now();
+        self.fail_asks(|ask| now >= ask.until, "its worker did not answer in time");
+    }
+
+    pub(super) fn ask_deadline(&self) -> Option<Duration> {
+        self.asks.values().map(|ask| ask.until).min()
+    }
+
+    fn fail_asks(&mut self, which: impl Fn(&Ask) -> bool, why: &str) {
+        let now = self.now();
+        let failed: Vec<u64> = self.asks.iter().filter(|(_, ask)| which(ask)).map(|(id, _)| *id).collect();
+        for ask in failed.into_iter().filter_map(|id| self.asks.remove(&id)) {
+            let response = Response::Error(format!("{}: {why}", ask.channel));
+            self.control.respond(ask.connection, &response, now);
+        }
+    }
+
+    /// Loads the file whole; any error, and everything stays as it is.
+    pub(super) fn reload(&mut self) -> Response {
+        self.notify.reloading();
+        let response = match self.try_reload() {
+            Ok((changes, warnings)) => Response::Reloaded { changes, warnings },
+            Err(problems) => {
+                problems.iter().for_each(|problem| log::error!("{problem}"));
+                log::error!("not reloaded: {} errors; everything runs as before", problems.len());
+                Response::Refused { problems }
+            }
+        };
+        self.notify.ready();
+        response
+    }
+
+    fn try_reload(&mut self) -> Result<(Vec<ChannelChange>, Vec<String>), Vec<String>> {
+        let wanted = Wanted::load(&self.options.config_path)?;
+        let (old, new) = (&self.wanted.config.service, &wanted.config.service);
+        let identity =
+            Identity::find(new.user.as_deref(), new.group.as_deref()).map_err(|problem| vec![problem])?;
+        let lock = if old.state_path == new.state_path {
+            None
+        } else {
+            let path = new.state_path.display();
+            Some(StateLock::take(&new.state_path).map_err(|fault| match fault {
+                LockFault::Held => vec![format!("state_path \"{path}\" is in use by another hl7server")],
+                LockFault::Io(e) => vec![format!("could not lock state_path \"{path}\": {e}")],
+            })?)
+        };
+        let control = if old.runtime_path == new.runtime_path {
+            None
+        } else {
+            Some(Control::open(&new.runtime_path).map_err(|fault| vec![fault.to_string()])?)
+        };
+        // Nothing fails from here on.
+        if let Some(lock) = lock {
+            self.lock = lock;
+        }
+        if let Some(control) = control {
+            // Whoever asks at the old place is answered there no more, the one who asked for this reload included.
+            self.control = control;
+        }
+        let mut changes = wanted.changes_from(Some(&self.wanted));
+        if identity != self.identity {
+            self.identity = identity;
+            for (_, change) in changes.iter_mut().filter(|(_, change)| *change == Change::Keep) {
+                *change = Change::Replace;
+            }
+        }
+        let shown = changes.iter().map(|(channel, change)| shown_change(channel, *change)).collect();
+        let count = |what| changes.iter().filter(|(_, change)| *change == what).count();
+        log::info!(
+            "reloaded{}: {} channels started, {} replaced, {} stopped, {} kept",
+            version_of(&wanted),
+            count(Change::Start),
+            count(Change::Replace),
+            count(Change::Stop),
+            count(Change::Keep)
+        );
+        let warnings = wanted.warnings.clone();
+        self.wanted = wanted;
+        self.put_in_force(changes);
+        Ok((shown, warnings))
+    }
+
+    /// Makes what `self.wanted` says true: listeners, slots, workers.
+    pub(super) fn put_in_force(&mut self, changes: Vec<(String, Change)>) {
+        for warning in &self.wanted.warnings {
+            log::warn!("{warning}");
+        }
+        for (channel, problem) in &self.wanted.not_built {
+            log::error!("{channel}: not started: {problem}");
+        }
+        let service = &self.wanted.config.service;
+        self.slots.set_limit(service.max_tasks);
+        let addresses: BTreeSet<_> = self.wanted.launches.values().map(|launch| launch.address).collect();
+        self.listeners.keep_only(|address| addresses.contains(address));
+        for address in addresses {
+            // Connections wait from now on, while an old worker drains. What cannot be bound is told when its worker is
+            // to start.
+            let _ = self.listeners.open(address);
+        }
+        let stop_timeout = service.stop_timeout;
+        self.apply(Event::Reload { changes, stop_timeout });
+        let known = |name: &str| self.wanted.config.channel(name).is_some();
+        self.left_behind = status::left_behind(&self.wanted.config.service.state_path, known);
+        for channel in &self.left_behind {
+            log::warn!("{channel}: not in the configuration, but its journal is still there");
+        }
+    }
+
+    pub(super) fn log_status(&self) {
+        let now = now_us();
+        for channel in self.channels() {
+            log::info!("{}", status::log_line(&channel, now));
+        }
+    }
+
+    fn status(&self, only: Option<&str>) -> Response {
+        let mut channels = self.channels();
+        if let Some(only) = only {
+            channels.retain(|channel| channel.name == only);
+            if channels.is_empty() {
+                return Response::Error(format!("no channel \"{}\"", only.escape_debug()));
+            }
+        }
+        Response::Status(ServerStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            config_version: self.wanted.config.service.config_version.clone(),
+            pid: std::process::id(),
+            started_us: self.started_us,
+            channels,
+        })
+    }
+
+    /// Every channel: of the file, then those that are being stopped, then those that only left a journal.
+    fn channels(&self) -> Vec<ChannelStatus> {
+        let config = &self.wanted.config;
+        let mut shown: Vec<ChannelStatus> = config
+            .channels
+            .iter()
+            .map(|channel| self.channel(&channel.name, channel.port, channel.listen))
+            .collect();
+        let nowhere = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let stopping = self.supervisor.channels().map(|(name, _)| name);
+        let stopping = stopping.filter(|name| config.channel(name).is_none());
+        let left = self.left_behind.iter().map(String::as_str);
+        let left = left.filter(|name| self.supervisor.view(name).is_none());
+        shown.extend(stopping.chain(left).map(|name| self.channel(name, 0, nowhere)));
+        shown
+    }
+
+    fn channel(&self, name: &str, port: u16, listen: IpAddr) -> ChannelStatus {
+        let view = self.supervisor.view(name);
+        let note = self.notes.get(name);
+        let worker = view.and_then(|view| self.workers.get(&view.state.worker()?));
+        let (state, problem) = match (view, self.wanted.not_built.get(name)) {
+            (Some(view), _) => (status::shown(view.state), note.and_then(|note| note.problem.clone())),
+            (None, Some(problem)) => (ChannelState::Notbuilt, Some(problem.clone())),
+            (None, None) if self.wanted.config.channel(name).is_some() => (ChannelState::Off, None),
+            (None, None) => {
+                let path = self.wanted.config.service.state_path.join(name).join("journal");
+                let problem =
+                    format!("not in the configuration; its journal stays in \"{}\"", path.display());
+                (ChannelState::Removed, Some(problem))
+            }
+        };
+        let age = view.map_or(self.now(), |view| self.now().saturating_sub(view.since));
+        let age_us = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+        ChannelStatus {
+            name: name.to_owned(),
+            port,
+            listen,
+            pid: worker.map(super::Worker::pid),
+            state,
+            since_us: now_us().saturating_sub(age_us),
+            restarts: view.map_or(0, |view| view.restarts),
+            problem,
+            status: note.map(|note| note.status.clone()).unwrap_or_default(),
+        }
+    }
+}
+
+fn shown_change(channel: &str, change: Change) -> ChannelChange {
+    let action = match change {
+        Change::Start => ChangeAction::Start,
+        Change::Stop => ChangeAction::Stop,
+        Change::Replace => ChangeAction::Replace,
+        Change::Keep => ChangeAction::Keep,
+    };
+    ChannelChange { channel: channel.to_owned(), action }
+}
+
+/// `, configuration version "7.7"`, where the file has one.
+pub(super) fn version_of(wanted: &Wanted) -> String {
+    let version = wanted.config.service.config_version.as_ref();
+    version.map(|version| format!(", configuration version \"{version}\"")).unwrap_or_default()
+}
+
+/// The line for systemd.
+pub(super) fn summary(supervisor: &Supervisor) -> String {
+    let ready = supervisor.channels().filter(|(_, state)| matches!(state, State::Ready { .. })).count();
+    format!("{ready} of {} channels ready", supervisor.channels().count())
+}

@@ -1,0 +1,369 @@
+//! The load generator: one thread, many connections, every acknowledgment checked.
+//!
+//! Closed loop: each connection keeps `window` messages unanswered. Open loop (`rate`): messages fall due by the clock
+//! whatever was answered, and a latency counts from when its message was due, so that a server that stalls cannot hide
+//! it by holding the generator up. epoll is used directly, since its waits must be finer than a millisecond.
+
+use super::super::mllp::Answers;
+use super::histogram::Histogram;
+use super::template::Template;
+use rustix::event::Timespec;
+use rustix::event::epoll;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+/// Unsent bytes of a connection at which it makes no more messages ready.
+const UNSENT_BYTES_MAX: usize = 128 << 10;
+/// Up to this size whole frames are gathered in one buffer; larger tails are sent from where they are.
+const COPIED_TAIL_BYTES_MAX: usize = 16 << 10;
+/// No answer at all for this long ends the run.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+
+/// What to send.
+#[derive(Clone, Debug)]
+pub(super) struct Shape {
+    pub(super) connections: usize,
+    /// Unanswered messages a connection may have.
+    pub(super) window: usize,
+    /// Ends the run, whichever comes first.
+    pub(super) messages: u64,
+    pub(super) time: Duration,
+    /// Messages a second over all connections; closed loop without it.
+    pub(super) rate: Option<f64>,
+    /// Check MSA-1 and MSA-2; a ceiling's answers are only counted.
+    pub(super) check: bool,
+}
+
+/// What came of it.
+#[derive(Default)]
+pub(super) struct Outcome {
+    /// Messages sent.
+    pub(super) sent: u64,
+    /// Answered AA (or CA) under the right control id.
+    pub(super) acknowledged: u64,
+    /// Answered otherwise.
+    pub(super) refused: u64,
+    /// Answered under another control id, or by something that is no acknowledgment.
+    pub(super) wrong: u64,
+    /// From the first byte sent to the last answer.
+    pub(super) elapsed: Duration,
+    pub(super) latencies: Histogram,
+    /// The first answer that was not as it should be.
+    pub(super) example: Option<String>,
+}
+
+/// Sends what `shape` says and waits for every answer. Message numbers begin at `first`.
+pub(super) fn run(to: SocketAddr, template: &Template, shape: &Shape, first: u64) -> io::Result<Outcome> {
+    let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    let mut peers = Vec::with_capacity(shape.connections);
+    for n in 0..shape.connections {
+        let stream = TcpStream::connect(to)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
+        epoll::add(&poll, &stream, epoll::EventData::new_u64(n as u64), flags)?;
+        peers.push(Peer {
+            stream,
+            answers: Answers::default(),
+            out: Vec::new(),
+            written: 0,
+            tail: None,
+            open: VecDeque::new(),
+        });
+    }
+    let mut run =
+        Run { template, shape, next: first, first, outcome: Outcome::default(), start: Instant::now() };
+    let mut events = Vec::with_capacity(shape.connections.max(1));
+    let mut chunk = vec![0; 256 << 10];
+    let mut last_answer = run.start;
+    for peer in &mut peers {
+        run.turn(peer, &mut chunk)?;
+    }
+    loop {
+        let wait = run.send_due(&mut peers)?;
+        let unanswered: usize = peers.iter().map(|peer| peer.open.len()).sum();
+        if unanswered == 0 && run.ended() {
+            break;
+        }
+        events.clear();
+        let wait = Timespec { tv_sec: wait.as_secs().cast_signed(), tv_nsec: wait.subsec_nanos().into() };
+        match epoll::wait(&poll, rustix::buffer::spare_capacity(&mut events), Some(&wait)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let before = run.outcome.answered();
+        for event in &events {
+            let n = usize::try_from(event.data.u64()).expect("the number of a connection was put in");
+            run.turn(&mut peers[n], &mut chunk)?;
+        }
+        if run.outcome.answered() > before {
+            last_answer = Instant::now();
+        } else if unanswered > 0 && last_answer.elapsed() > SILENCE_MAX {
+            let text = format!("{unanswered} messages were not answered for {} s", SILENCE_MAX.as_secs());
+            return Err(io::Error::new(ErrorKind::TimedOut, text));
+        }
+    }
+    run.outcome.elapsed = last_answer.max(run.start) - run.start;
+    Ok(run.outcome)
+}
+
+/// One connection.
+struct Peer {
+    stream: TcpStream,
+    answers: Answers,
+    /// What is to be sent, of which so much is written.
+    out: Vec<u8>,
+    written: usize,
+    /// After `out`: the template's tail from there.
+    tail: Option<usize>,
+    /// Messages not answered yet: number, and when it was due or sent.
+    open: VecDeque<(u64, Instant)>,
+}
+
+struct Run<'a> {
+    template: &'a Template,
+    shape: &'a Shape,
+    first: u64,
+    next: u64,
+    outcome: Outcome,
+    start: Instant,
+}
+
+impl Run<'_> {
+    /// No further message is to be made.
+    fn ended(&self) -> bool {
+        self.next - self.first >= self.shape.messages || self.start.elapsed() >= self.shape.time
+    }
+
+    /// Reads, makes messages ready and writes, until the socket would block at both ends.
+    fn turn(&mut self, peer: &mut Peer, chunk: &mut [u8]) -> io::Result<()> {
+        self.read(peer, chunk)?;
+        loop {
+            if self.shape.rate.is_none() {
+                self.fill(peer);
+            }
+            if peer.is_sent() || !peer.write(self.template)? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Open loop: hands what has fallen due to the connections in turn. Returns how long to wait for the next.
+    fn send_due(&mut self, peers: &mut [Peer]) -> io::Result<Duration> {
+        let Some(rate) = self.shape.rate else { return Ok(Duration::from_secs(1)) };
+        loop {
+            let number = self.next - self.first;
+            let due = self.start + Duration::from_secs_f64(number as f64 / rate);
+            let now = Instant::now();
+            if self.ended() {
+                return Ok(Duration::from_secs(1));
+            }
+            if due > now {
+                return Ok(due - now);
+            }
+            let n = usize::try_from(number % peers.len() as u64).expect("fewer than the connections");
+            let peer = &mut peers[n];
+            if peer.tail.is_some() && !peer.write(self.template)? {
+                // A large message is still being sent; this one is late, and its latency will say so.
+                return Ok(Duration::from_millis(1));
+            }
+            self.make(peer, due);
+            while !peer.is_sent() && peer.write(self.template)? {}
+        }
+    }
+
+    /// Closed loop: makes messages up to the window.
+    fn fill(&mut self, peer: &mut Peer) {
+        while peer.open.len() < self.shape.window
+            && peer.tail.is_none()
+            && peer.out.len() - peer.written < UNSENT_BYTES_MAX
+            && !self.ended()
+        {
+            self.make(peer, Instant::now());
+        }
+    }
+
+    fn make(&mut self, peer: &mut Peer, at: Instant) {
+        if peer.written == peer.out.len() {
+            peer.out.clear();
+            peer.written = 0;
+        }
+        self.template.append_head(self.next, &mut peer.out);
+        if self.template.tail.len() <= COPIED_TAIL_BYTES_MAX {
+            peer.out.extend_from_slice(&self.template.tail);
+        } else {
+            peer.tail = Some(0);
+        }
+        peer.open.push_back((self.next, at));
+        self.next += 1;
+        self.outcome.sent += 1;
+    }
+
+    fn read(&mut self, peer: &mut Peer, chunk: &mut [u8]) -> io::Result<()> {
+        loop {
+            let read = match peer.stream.read(chunk) {
+                Ok(0) => {
+                    return Err(io::Error::new(ErrorKind::UnexpectedEof, "the server closed a connection"));
+                }
+                Ok(read) => read,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                Err(error) => return Err(error),
+            };
+            peer.answers.feed(&chunk[..read])?;
+            let now = Instant::now();
+            while let Some(body) = peer.answers.next() {
+                let Some((number, since)) = peer.open.pop_front() else {
+                    return Err(io::Error::new(
+                        ErrorKind::InvalidData,
+                        "an answer came that nothing was sent for",
+                    ));
+                };
+                self.outcome.latencies.record(now.saturating_duration_since(since));
+                if self.shape.check {
+                    self.outcome.check(body, &self.template.control_id(number));
+                } else {
+                    self.outcome.acknowledged += 1;
+                }
+            }
+        }
+    }
+}
+
+impl Peer {
+    fn is_sent(&self) -> bool {
+        self.written == self.out.len() && self.tail.is_none()
+    }
+
+    /// Writes once. False when the socket takes no more.
+    fn write(&mut self, template: &Template) -> io::Result<bool> {
+        let tail = &template.tail[self.tail.unwrap_or(template.tail.len())..];
+        let written = match self
+            .stream
+            .write_vectored(&[IoSlice::new(&self.out[self.written..]), IoSlice::new(tail)])
+        {
+            Ok(written) => written,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(true),
+            Err(error) => return Err(error),
+        };
+        let of_out = written.min(self.out.len() - self.written);
+        self.written += of_out;
+        if let Some(at) = self.tail {
+            let at = at + written - of_out;
+            self.tail = (at < template.tail.len()).then_some(at);
+        }
+        Ok(true)
+    }
+}
+
+impl Outcome {
+    pub(super) fn answered(&self) -> u64 {
+        self.acknowledged + self.refused + self.wrong
+    }
+
+    fn check(&mut self, body: &[u8], control_id: &[u8]) {
+        match acknowledgment(body) {
+            Some((b"AA" | b"CA", id)) if id == control_id => self.acknowledged += 1,
+            Some((_, id)) if id == control_id => {
+                self.refused += 1;
+                self.keep_example(body);
+            }
+            _ => {
+                self.wrong += 1;
+                self.keep_example(body);
+            }
+        }
+    }
+
+    fn keep_example(&mut self, body: &[u8]) {
+        if self.example.is_none() {
+            self.example = Some(String::from_utf8_lossy(&body[..body.len().min(400)]).into_owned());
+        }
+    }
+}
+
+/// MSA-1 and MSA-2 of an acknowledgment with the delimiters that our messages have. `hl7::ack` reads any; this one is
+/// run for every message of a load and costs next to nothing.
+fn acknowledgment(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let msa = body.split(|byte| *byte == b'\r').find(|segment| segment.starts_with(b"MSA|"))?;
+    let mut fields = msa[4..].split(|byte| *byte == b'|');
+    Some((fields.next()?, fields.next()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::template::Kind;
+    use super::*;
+    use std::net::TcpListener;
+
+    const ID: &[u8] = b"B0000000000000000001";
+
+    /// Answers every frame by `answer(control id)`, after reading all of it.
+    fn server(connections: usize, answer: fn(&[u8]) -> Vec<u8>) -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            for _ in 0..connections {
+                let (mut stream, _) = listener.accept().unwrap();
+                std::thread::spawn(move || {
+                    let (mut kept, mut chunk) = (Vec::new(), [0; 4096]);
+                    while let Ok(read @ 1..) = stream.read(&mut chunk) {
+                        kept.extend_from_slice(&chunk[..read]);
+                        while let Some(end) = kept.windows(2).position(|pair| pair == b"\x1c\r") {
+                            let frame: Vec<u8> = kept.drain(..end + 2).collect();
+                            let id = frame.split(|byte| *byte == b'|').nth(9).unwrap();
+                            stream.write_all(&answer(id)).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        address
+    }
+
+    fn accepting(id: &[u8]) -> Vec<u8> {
+        [b"\x0bMSH|^~\\&|A\rMSA|AA|", id, b"\r\x1c\r"].concat()
+    }
+
+    fn shape(connections: usize, window: usize, messages: u64) -> Shape {
+        Shape { connections, window, messages, time: Duration::from_secs(20), rate: None, check: true }
+    }
+
+    #[test]
+    fn every_message_is_sent_once_and_its_answer_checked() {
+        for (kind, size, messages) in [(Kind::Adt, 750, 500), (Kind::Oru, 200 << 10, 20)] {
+            let template = Template::of(kind, size, 1);
+            let outcome = run(server(3, accepting), &template, &shape(3, 4, messages), 0).unwrap();
+            assert_eq!((outcome.sent, outcome.acknowledged), (messages, messages));
+            assert_eq!(outcome.refused + outcome.wrong, 0);
+        }
+    }
+
+    #[test]
+    fn an_answer_under_another_control_id_is_counted_wrong() {
+        let template = Template::of(Kind::Adt, 750, 1);
+        let outcome = run(server(1, |_| accepting(ID)), &template, &shape(1, 1, 5), 10).unwrap();
+        assert_eq!((outcome.wrong, outcome.acknowledged), (5, 0));
+        assert!(outcome.example.unwrap().contains("MSA|AA|B0000000000000000001"));
+    }
+
+    #[test]
+    fn a_refusal_is_no_acknowledgment() {
+        let refusing = |id: &[u8]| [b"\x0bMSH|^~\\&|A\rMSA|AR|", id, b"|no\r\x1c\r"].concat();
+        let template = Template::of(Kind::Adt, 750, 1);
+        let outcome = run(server(1, refusing), &template, &shape(1, 1, 5), 0).unwrap();
+        assert_eq!((outcome.refused, outcome.acknowledged), (5, 0));
+    }
+
+    #[test]
+    fn an_open_loop_keeps_to_its_rate() {
+        let template = Template::of(Kind::Adt, 750, 1);
+        let open = Shape { rate: Some(500.0), ..shape(2, 1, 100) };
+        let outcome = run(server(2, accepting), &template, &open, 0).unwrap();
+        assert_eq!(outcome.acknowledged, 100);
+        assert!(outcome.elapsed >= Duration::from_millis(190), "{:?}", outcome.elapsed);
+    }
+}

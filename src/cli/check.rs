@@ -1,0 +1,159 @@
+//! `check`: everything that is wrong with the configuration file, and what its channels will do.
+
+use super::{Fail, Outcome, output};
+use config::secret::Secrets;
+use config::{Loaded, Mode, Problem};
+use std::io::{self, Write};
+use std::path::Path;
+use worker::plan::Plan;
+
+/// Check the configuration file and print every problem in it
+///
+/// Ends with 78 when the server would not start with the file, or a channel in it would not.
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Print the workflows and steps of each channel as they will run
+    #[arg(long)]
+    plan: bool,
+    /// Print one JSON object
+    #[arg(long, conflicts_with = "plan")]
+    json: bool,
+}
+
+/// Carries out `check`.
+pub(super) fn run(config: &Path, arguments: &Arguments) -> Outcome {
+    let secrets = Secrets::of_process();
+    let mut out = output::stdout();
+    match config::load(config, &|name| secrets.is_known(name), Mode::Check) {
+        Ok(loaded) => {
+            if arguments.json {
+                print_json(&mut out, &loaded.warnings, Some(&loaded))?;
+            } else {
+                print(&mut out, &loaded)?;
+            }
+            if arguments.plan {
+                print_plans(&mut out, &loaded)?;
+            }
+            verdict(&loaded)
+        }
+        Err(problems) => {
+            if arguments.json {
+                print_json(&mut out, &problems.0, None)?;
+            } else {
+                for problem in &problems.0 {
+                    writeln!(out, "{}", line(problem))?;
+                }
+            }
+            let errors = problems.errors().count();
+            Err(Fail::Configuration(format!(
+                "{errors} {} in \"{}\"",
+                noun(errors, "error"),
+                config.display()
+            )))
+        }
+    }
+}
+
+/// A file that loads starts nothing that is not built: that is an error to whoever relies on it.
+fn verdict(loaded: &Loaded) -> Outcome {
+    if loaded.not_built.is_empty() {
+        return Ok(());
+    }
+    let mut channels: Vec<&str> =
+        loaded.not_built.iter().filter_map(|found| found.channel.as_deref()).collect();
+    channels.dedup();
+    let what = if loaded.not_built.iter().any(|found| found.channel.is_none()) {
+        "the server does not start with what is not built yet".to_owned()
+    } else {
+        format!("does not start with what is not built yet: {}", channels.join(", "))
+    };
+    Err(Fail::Configuration(what))
+}
+
+fn print(out: &mut impl Write, loaded: &Loaded) -> io::Result<()> {
+    for problem in &loaded.warnings {
+        writeln!(out, "{}", line(problem))?;
+    }
+    for found in &loaded.not_built {
+        writeln!(out, "{}", line(&found.problem))?;
+    }
+    let channels = &loaded.config.channels;
+    let enabled = channels.iter().filter(|channel| channel.enabled).count();
+    let version = loaded.config.service.config_version.as_deref();
+    let version = version.map(|version| format!(", version {version}")).unwrap_or_default();
+    writeln!(
+        out,
+        "{} {}{version}: {} {}, {enabled} enabled",
+        loaded.files.len(),
+        noun(loaded.files.len(), "file"),
+        channels.len(),
+        noun(channels.len(), "channel"),
+    )
+}
+
+fn print_plans(out: &mut impl Write, loaded: &Loaded) -> io::Result<()> {
+    for channel in &loaded.config.channels {
+        let state = if channel.enabled { "" } else { ", disabled" };
+        writeln!(out, "\n{}: {} port {}{state}", channel.name, channel.listen, channel.port)?;
+        let plan = Plan::of(&loaded.config.worker_settings(channel)).to_string();
+        for line in plan.lines() {
+            writeln!(out, "  {line}")?;
+        }
+    }
+    Ok(())
+}
+
+fn print_json(out: &mut impl Write, problems: &[Problem], loaded: Option<&Loaded>) -> io::Result<()> {
+    let not_built = loaded.map(|loaded| &loaded.not_built[..]).unwrap_or_default();
+    let object = serde_json::json!({
+        "loads": loaded.is_some(),
+        "problems": problems.iter().map(object).collect::<Vec<_>>(),
+        "not_built": not_built
+            .iter()
+            .map(|found| {
+                let mut object = object(&found.problem);
+                object["channel"] = found.channel.as_deref().into();
+                object
+            })
+            .collect::<Vec<_>>(),
+        "config_version": loaded.and_then(|loaded| loaded.config.service.config_version.as_deref()),
+        "channels": loaded.map(|loaded| loaded.config.channels.iter().map(channel).collect::<Vec<_>>()),
+    });
+    writeln!(out, "{object}")
+}
+
+fn object(problem: &Problem) -> serde_json::Value {
+    serde_json::json!({
+        "file": problem.file.display().to_string(),
+        "line": problem.line,
+        "column": problem.column,
+        "key_path": problem.key_path,
+        "what": problem.what,
+        "hint": problem.hint,
+        "severity": severity(problem),
+    })
+}
+
+fn channel(channel: &config::Channel) -> serde_json::Value {
+    serde_json::json!({ "name": channel.name, "port": channel.port, "enabled": channel.enabled })
+}
+
+/// An error stands as it is: it is what people look for. The others say what they are.
+fn line(problem: &Problem) -> String {
+    match problem.severity {
+        config::Severity::Error => problem.to_string(),
+        config::Severity::Warning | config::Severity::Note => format!("{}: {problem}", severity(problem)),
+    }
+}
+
+fn severity(problem: &Problem) -> &'static str {
+    match problem.severity {
+        config::Severity::Error => "error",
+        config::Severity::Warning => "warning",
+        config::Severity::Note => "note",
+    }
+}
+
+fn noun(count: usize, one: &str) -> String {
+    if count == 1 { one.to_owned() } else { format!("{one}s") }
+}

@@ -1,0 +1,220 @@
+//! An MLLP client and a reader of acknowledgments, written for the tests alone.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+/// What a sender hears.
+#[derive(Debug, PartialEq)]
+pub enum Reply {
+    /// The body of one answer frame.
+    Frame(Vec<u8>),
+    /// The server closed the connection.
+    Closed,
+    /// Nothing within the time.
+    Silence,
+}
+
+/// A sender's connection.
+pub struct Peer {
+    stream: TcpStream,
+    heard: Vec<u8>,
+}
+
+/// A body in its envelope.
+pub fn frame(body: &[u8]) -> Vec<u8> {
+    [b"\x0b", body, b"\x1c\r"].concat()
+}
+
+impl Peer {
+    /// Connects to a port of this machine.
+    #[track_caller]
+    pub fn connect(port: u16) -> Peer {
+        Peer::try_connect(port).unwrap_or_else(|e| panic!("could not connect to port {port}: {e}"))
+    }
+
+    /// Connects, where it may not work.
+    pub fn try_connect(port: u16) -> io::Result<Peer> {
+        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        stream.set_nodelay(true)?;
+        stream.set_write_timeout(Some(Duration::from_secs(30)))?;
+        Ok(Peer { stream, heard: Vec::new() })
+    }
+
+    /// Sends bytes as they are.
+    pub fn send_raw(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes)
+    }
+
+    /// Sends one message in its envelope.
+    #[track_caller]
+    pub fn send(&mut self, body: &[u8]) {
+        self.send_raw(&frame(body)).expect("the server reads");
+    }
+
+    /// Waits for the next answer frame. Bytes outside a frame fail the test.
+    #[track_caller]
+    pub fn receive(&mut self, limit: Duration) -> Reply {
+        let end = Instant::now() + limit;
+        let mut chunk = [0; 65536];
+        loop {
+            if let Some(stop) = self.heard.windows(2).position(|pair| pair == b"\x1c\r") {
+                assert_eq!(self.heard[0], 0x0b, "an answer begins with {:?}", preview(&self.heard));
+                let body = self.heard[1..stop].to_vec();
+                self.heard.drain(..stop + 2);
+                return Reply::Frame(body);
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Reply::Silence;
+            }
+            self.stream.set_read_timeout(Some(left)).expect("a socket takes a timeout");
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return self.closed(),
+                Ok(count) => self.heard.extend_from_slice(&chunk[..count]),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Reply::Silence,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return self.closed(),
+            }
+        }
+    }
+
+    /// Sends a message and returns its acknowledgment.
+    #[track_caller]
+    pub fn exchange(&mut self, body: &[u8]) -> Acknowledgment {
+        self.send(body);
+        self.acknowledgment()
+    }
+
+    /// The next answer, which must come.
+    #[track_caller]
+    pub fn acknowledgment(&mut self) -> Acknowledgment {
+        match self.receive(super::ANSWER) {
+            Reply::Frame(body) => Acknowledgment::parse(&body),
+            other => panic!("no answer: {other:?}"),
+        }
+    }
+
+    /// No more will be sent; answers are still read.
+    pub fn half_close(&self) {
+        self.stream.shutdown(Shutdown::Write).expect("an open socket can be half closed");
+    }
+
+    /// Fails unless the server closes the connection within `limit` without an answer.
+    #[track_caller]
+    pub fn expect_close(&mut self, limit: Duration) {
+        assert_eq!(self.receive(limit), Reply::Closed);
+    }
+
+    /// Fails when anything is heard within `time`; the connection must stay open.
+    #[track_caller]
+    pub fn expect_silence(&mut self, time: Duration) {
+        assert_eq!(self.receive(time), Reply::Silence);
+    }
+
+    fn closed(&self) -> Reply {
+        assert!(self.heard.is_empty(), "closed in the middle of an answer: {:?}", preview(&self.heard));
+        Reply::Closed
+    }
+}
+
+fn preview(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned()
+}
+
+/// An acknowledgment, field by field.
+#[derive(Clone, Debug)]
+pub struct Acknowledgment {
+    separator: u8,
+    segments: Vec<Vec<Vec<u8>>>,
+    /// The body as it came.
+    pub body: Vec<u8>,
+}
+
+impl Acknowledgment {
+    /// Takes an answer apart, and checks what holds for every one of them: MSH first, MSA second, each segment ended by
+    /// CR, a message id of at most 20 characters.
+    #[track_caller]
+    pub fn parse(body: &[u8]) -> Acknowledgment {
+        assert!(
+            body.starts_with(b"MSH") && body.ends_with(b"\r"),
+            "not an acknowledgment: {:?}",
+            preview(body)
+        );
+        let separator = body[3];
+        let split = |line: &[u8]| line.split(|&byte| byte == separator).map(<[u8]>::to_vec).collect();
+        let segments = body[..body.len() - 1].split(|&byte| byte == b'\r').map(split).collect();
+        let this = Acknowledgment { separator, segments, body: body.to_vec() };
+        assert_eq!(this.segments[1][0], b"MSA", "{:?}", preview(body));
+        assert!((1..=20).contains(&this.message_id().len()), "MSH-10 {:?}", this.message_id());
+        this
+    }
+
+    /// MSH-n as text; n counts as in HL7, where MSH-1 is the separator.
+    pub fn msh(&self, n: usize) -> String {
+        if n == 1 {
+            return char::from(self.separator).to_string();
+        }
+        text(self.segments[0].get(n - 1))
+    }
+
+    /// MSA-1.
+    pub fn code(&self) -> String {
+        text(self.segments[1].get(1))
+    }
+
+    /// MSA-2, the sender's control id, byte for byte.
+    pub fn control_id(&self) -> Vec<u8> {
+        self.segments[1].get(2).cloned().unwrap_or_default()
+    }
+
+    /// MSA-3.
+    pub fn remark(&self) -> String {
+        text(self.segments[1].get(3))
+    }
+
+    /// MSH-10 of the acknowledgment: the server's own id of the message.
+    pub fn message_id(&self) -> String {
+        self.msh(10)
+    }
+
+    /// The error code, from ERR-3.1, or before 2.5 from ERR-1.4.1.
+    pub fn error(&self) -> Option<String> {
+        let err = self.segments.iter().find(|segment| segment[0] == b"ERR")?;
+        let component = self.msh(2).chars().next()?;
+        let first = text(err.get(1));
+        if first.is_empty() {
+            return text(err.get(3)).split(component).next().map(str::to_owned);
+        }
+        let subcomponent = self.msh(2).chars().nth(3)?;
+        Some(first.split(component).nth(3)?.split(subcomponent).next()?.to_owned())
+    }
+
+    /// Where the error is: segment name and field number.
+    pub fn error_place(&self) -> Option<(String, String)> {
+        let err = self.segments.iter().find(|segment| segment[0] == b"ERR")?;
+        let component = self.msh(2).chars().next()?;
+        let place =
+            if err.get(1).is_some_and(|f| !f.is_empty()) { text(err.get(1)) } else { text(err.get(2)) };
+        let mut parts = place.split(component);
+        let segment = parts.next()?.to_owned();
+        Some((segment, parts.nth(1).unwrap_or_default().to_owned()))
+    }
+
+    /// Fails unless the message was accepted and the answer is for `control_id`.
+    #[track_caller]
+    pub fn accepts(&self, control_id: &[u8]) {
+        assert_eq!((self.code().as_str(), self.control_id().as_slice()), ("AA", control_id), "{self:?}");
+    }
+
+    /// Fails unless the message was refused with this code and error.
+    #[track_caller]
+    pub fn refuses(&self, code: &str, error: &str) {
+        assert_eq!((self.code().as_str(), self.error().as_deref()), (code, Some(error)), "{self:?}");
+        assert!(self.remark().len() <= 80 && self.remark().is_ascii(), "MSA-3 {:?}", self.remark());
+    }
+}
+
+fn text(field: Option<&Vec<u8>>) -> String {
+    field.map(|bytes| String::from_utf8_lossy(bytes).into_owned()).unwrap_or_default()
+}

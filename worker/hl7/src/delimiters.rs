@@ -1,0 +1,162 @@
+//! The delimiters a message declares in MSH-1 and MSH-2.
+
+use crate::header::HeaderFault;
+use std::ops::Range;
+
+/// Stands in a [`Delimiters`] for a character the sender does not use; it separates nothing.
+pub const UNUSED: u8 = 0;
+
+/// The delimiters of one message. All are ASCII punctuation, or [`UNUSED`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delimiters {
+    /// Between fields, MSH-1.
+    pub field: u8,
+    /// Between components, first character of MSH-2.
+    pub component: u8,
+    /// Between repetitions, second character.
+    pub repetition: u8,
+    /// Around escape sequences, third character.
+    pub escape: u8,
+    /// Between subcomponents, fourth character.
+    pub subcomponent: u8,
+    /// Marks truncated values from HL7 2.7, fifth character.
+    pub truncation: Option<u8>,
+}
+
+impl Default for Delimiters {
+    fn default() -> Self {
+        Delimiters {
+            field: b'|',
+            component: b'^',
+            repetition: b'~',
+            escape: b'\\',
+            subcomponent: b'&',
+            truncation: None,
+        }
+    }
+}
+
+impl Delimiters {
+    /// Reads MSH-1 and MSH-2 from bytes that begin with `MSH`.
+    ///
+    /// An empty MSH-2 counts as `^~\&`; characters missing at its end are not in use. A character that is there
+    /// already is passed over, which makes `^~\\&`, a doubled backslash of some sender's source code, what it means.
+    pub(crate) fn read(msh: &[u8]) -> Result<Delimiters, HeaderFault> {
+        if !msh.starts_with(b"MSH") {
+            return Err(HeaderFault::Missing);
+        }
+        let field = *msh.get(3).ok_or(HeaderFault::Short)?;
+        if !is_separator(field) {
+            return Err(HeaderFault::Unreadable);
+        }
+        let declared = &msh[4..];
+        let end =
+            declared.iter().position(|&b| b == field || b == b'\r' || b == b'\n').unwrap_or(declared.len());
+        if end == 0 {
+            return Ok(Delimiters { field, ..Delimiters::default() }.without_clash());
+        }
+        let mut found = [UNUSED; 5];
+        let mut count = 0;
+        for &byte in &declared[..end] {
+            if !is_separator(byte) {
+                return Err(HeaderFault::Unreadable);
+            }
+            if count < found.len() && !found[..count].contains(&byte) {
+                found[count] = byte;
+                count += 1;
+            }
+        }
+        let [component, repetition, escape, subcomponent, truncation] = found;
+        let truncation = (truncation != UNUSED).then_some(truncation);
+        Ok(Delimiters { field, component, repetition, escape, subcomponent, truncation })
+    }
+
+    /// With the standard's characters assumed, one of them may be the field separator.
+    fn without_clash(mut self) -> Delimiters {
+        let field = self.field;
+        for slot in [&mut self.component, &mut self.repetition, &mut self.escape, &mut self.subcomponent] {
+            if *slot == field {
+                *slot = UNUSED;
+            }
+        }
+        self
+    }
+}
+
+/// Can stand as a delimiter: ASCII punctuation.
+pub(crate) fn is_separator(byte: u8) -> bool {
+    byte.is_ascii_punctuation()
+}
+
+/// Where the n-th part (from 1) of a value lies; `None` when there are fewer.
+pub(crate) fn part(value: &[u8], delimiter: u8, n: usize) -> Option<Range<usize>> {
+    if delimiter == UNUSED {
+        return (n == 1).then_some(0..value.len());
+    }
+    let mut ends = memchr::memchr_iter(delimiter, value);
+    let start = match n {
+        0 => return None,
+        1 => 0,
+        _ => ends.nth(n - 2)? + 1,
+    };
+    Some(start..ends.next().unwrap_or(value.len()))
+}
+
+/// How many parts a value has; an empty one has one.
+pub(crate) fn count(value: &[u8], delimiter: u8) -> usize {
+    if delimiter == UNUSED { 1 } else { memchr::memchr_iter(delimiter, value).count() + 1 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standard_delimiters_are_read() {
+        assert_eq!(Delimiters::read(b"MSH|^~\\&|A"), Ok(Delimiters::default()));
+        let truncating = Delimiters { truncation: Some(b'#'), ..Delimiters::default() };
+        assert_eq!(Delimiters::read(b"MSH|^~\\&#|A"), Ok(truncating));
+    }
+
+    #[test]
+    fn uncommon_delimiters_are_read() {
+        let found = Delimiters::read(b"MSH@~&#\\@A").unwrap();
+        assert_eq!((found.field, found.component, found.repetition), (b'@', b'~', b'&'));
+        assert_eq!((found.escape, found.subcomponent), (b'#', b'\\'));
+    }
+
+    #[test]
+    fn characters_missing_at_the_end_are_not_in_use() {
+        let found = Delimiters::read(b"MSH|^~|A").unwrap();
+        assert_eq!((found.component, found.repetition), (b'^', b'~'));
+        assert_eq!((found.escape, found.subcomponent), (UNUSED, UNUSED));
+    }
+
+    #[test]
+    fn empty_msh_2_counts_as_the_standard_s() {
+        assert_eq!(Delimiters::read(b"MSH||A"), Ok(Delimiters::default()));
+        assert_eq!(Delimiters::read(b"MSH^^A").unwrap().component, UNUSED);
+    }
+
+    #[test]
+    fn doubled_backslash_is_one() {
+        assert_eq!(Delimiters::read(b"MSH|^~\\\\&|A"), Ok(Delimiters::default()));
+    }
+
+    #[test]
+    fn letters_in_place_of_delimiters_are_unreadable() {
+        assert_eq!(Delimiters::read(b"MSH|SENDER|A"), Err(HeaderFault::Unreadable));
+        assert_eq!(Delimiters::read(b"MSHX^~\\&|A"), Err(HeaderFault::Unreadable));
+        assert_eq!(Delimiters::read(b"MSH"), Err(HeaderFault::Short));
+        assert_eq!(Delimiters::read(b"PID|1"), Err(HeaderFault::Missing));
+    }
+
+    #[test]
+    fn part_counts_from_one_and_ends_with_the_value() {
+        assert_eq!(part(b"a^b^", b'^', 1), Some(0..1));
+        assert_eq!(part(b"a^b^", b'^', 3), Some(4..4));
+        assert_eq!(part(b"a^b^", b'^', 4), None);
+        assert_eq!(part(b"a\0b", UNUSED, 1), Some(0..3));
+        assert_eq!(part(b"a\0b", UNUSED, 2), None);
+    }
+}

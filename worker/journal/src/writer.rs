@@ -1,0 +1,554 @@
+//! The one writer: appends records to a batch, writes it, flushes it.
+//!
+//! A batch is everything appended since the last `write` or `flush` that succeeded. When there is no room
+//! for it, all of it is taken back and the handle stays usable; any other error, and every error of a
+//! flush, ends the handle. A segment is left when the next record would not fit; its index is written later
+//! by the filler, or with the next `retire` where nobody runs one.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::sync::Arc;
+
+use crc32c::crc32c_append;
+
+use crate::error::{JournalError, is_full};
+use crate::filler::{self, Filler};
+use crate::footer;
+use crate::reader::Reader;
+use crate::recall::State;
+use crate::record::{HEAD_BYTES, Head, IDS_MAX, Location, Received, Record, record_bytes, seed_at, tail};
+use crate::recovery;
+use crate::replay::{ReplaySummary, Replayed};
+use crate::segment::{DATA_START, SEGMENT_BYTES, Segment};
+use crate::shared::{Chore, Shared};
+use crate::storage::{self, File, FileStorage, Storage};
+
+/// Bodies from this size on go from the caller's memory straight to the file, in bytes.
+const LARGE_BYTES: usize = 64 * 1024;
+/// A batch is handed to the system whenever this much of it has gathered, in bytes.
+const BUFFER_BYTES: usize = 1024 * 1024;
+
+/// How a journal behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// How large segments grow, in bytes; [`SEGMENT_BYTES`].
+    pub segment_bytes: u32,
+    /// How much of the waiting messages in sealed segments is checked at opening, in bytes; 64 MiB. What is
+    /// beyond is checked when it is read.
+    pub verify_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { segment_bytes: SEGMENT_BYTES, verify_bytes: 64 * 1024 * 1024 }
+    }
+}
+
+/// A journal open for writing.
+pub struct Journal<S: Storage = FileStorage> {
+    shared: Arc<Shared<S>>,
+    options: Options,
+    /// All segments, oldest first; the last is the current one.
+    segments: VecDeque<Meta>,
+    current: Arc<Segment<S::File>>,
+    /// Where the buffer's first byte goes in the current segment.
+    position: u64,
+    buffer: Vec<u8>,
+    /// Of the next record.
+    sequence: u64,
+    /// Of the last record known to be flushed.
+    flushed: u64,
+    /// What the current segment's index has come to, in bytes.
+    index_bytes: u64,
+    batch: Batch,
+    /// Segments left in which something is not flushed yet.
+    behind: Vec<Behind<S::File>>,
+    /// Something was written into the current segment since the last flush.
+    dirty: bool,
+    /// How far the current segment is filled, as of the last look.
+    filled: u64,
+    broken: bool,
+}
+
+/// A segment's account.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Meta {
+    pub(crate) number: u32,
+    /// How much of it is records, in bytes; of the current segment, what it began with.
+    pub(crate) data_bytes: u64,
+    pub(crate) open: u32,
+    pub(crate) open_bytes: u64,
+}
+
+/// What a batch that finds no room is taken back to.
+#[derive(Debug, Default)]
+struct Batch {
+    segment: u32,
+    position: u64,
+    sequence: u64,
+    index_bytes: u64,
+    /// The farthest byte that was tried in the current segment.
+    reach: u64,
+    /// Segment and length of each message in it.
+    received: Vec<(u32, u32)>,
+}
+
+struct Behind<F> {
+    segment: Arc<Segment<F>>,
+    /// Where the present batch begins in it, and where its data ends.
+    start: u64,
+    end: u64,
+}
+
+/// What recovery hands over.
+pub(crate) struct Start<S: Storage> {
+    pub(crate) shared: Arc<Shared<S>>,
+    pub(crate) segments: VecDeque<Meta>,
+    pub(crate) current: Arc<Segment<S::File>>,
+    pub(crate) position: u64,
+    pub(crate) sequence: u64,
+    pub(crate) index_bytes: u64,
+}
+
+impl<S: Storage> Journal<S> {
+    /// Opens a journal, or begins one in an empty folder. Every message that still waits goes to `sink`, in
+    /// the order in which messages were acknowledged. When this returns, everything handed out is flushed.
+    ///
+    /// # Errors
+    /// [`JournalError::Io`] and [`JournalError::Full`] as the storage has it, [`JournalError::Version`] for
+    /// files of a later program. Damage is no error: it is reported in the summary and worked around.
+    pub fn open(
+        storage: S,
+        options: Options,
+        sink: &mut dyn FnMut(Replayed),
+    ) -> Result<(Journal<S>, ReplaySummary), JournalError> {
+        let (start, summary) = recovery::recover(storage, options, sink)?;
+        let filled = start.current.filled();
+        let journal = Journal {
+            shared: start.shared,
+            options,
+            segments: start.segments,
+            current: start.current,
+            position: start.position,
+            buffer: Vec::with_capacity(BUFFER_BYTES / 8),
+            sequence: start.sequence,
+            flushed: start.sequence - 1,
+            index_bytes: start.index_bytes,
+            batch: Batch::default(),
+            behind: Vec::new(),
+            dirty: false,
+            filled,
+            broken: false,
+        };
+        Ok((journal.begin(), summary))
+    }
+
+    fn begin(mut self) -> Self {
+        self.begin_batch();
+        self
+    }
+
+    /// Adds a record to the batch. The location means something for `Received` and `Frozen`; it can be read
+    /// once the batch is written. Bodies from 64 KiB on are written at once, from where they lie.
+    ///
+    /// # Errors
+    /// [`JournalError::Full`]: nothing of the batch is kept, not only of this record.
+    /// [`JournalError::Invalid`]: this record is impossible, the batch stands.
+    pub fn append(&mut self, record: &Record<'_>) -> Result<Location, JournalError> {
+        self.check()?;
+        if let Some(fault) = record.fault() {
+            return Err(JournalError::Invalid(fault));
+        }
+        match *record {
+            Record::Started { ids } if ids.len() > IDS_MAX => {
+                self.append_groups(ids.chunks(IDS_MAX).map(|ids| Record::Started { ids }))
+            }
+            Record::Done { ids } if ids.len() > IDS_MAX => {
+                self.append_groups(ids.chunks(IDS_MAX).map(|ids| Record::Done { ids }))
+            }
+            _ => self.append_one(record, 0),
+        }
+    }
+
+    fn append_groups<'a>(
+        &mut self,
+        records: impl Iterator<Item = Record<'a>>,
+    ) -> Result<Location, JournalError> {
+        let mut location = Location { segment: self.current.number, offset: 0, length: 0 };
+        for record in records {
+            location = self.append_one(&record, 0)?;
+        }
+        Ok(location)
+    }
+
+    /// Appends a message once more, from where it stands now, keeping its place in the order: for moving
+    /// what little waits in an old segment out of it (see [`sparse`](Journal::sparse)). The caller then
+    /// appends what the message has come to (`StepDone`, `Again`, `Frozen`, `Strike`…) and calls
+    /// [`ended`](Journal::ended) with the old location.
+    ///
+    /// # Errors
+    /// As [`append`](Journal::append), and [`JournalError::Corrupt`] when the old bytes cannot be read.
+    pub fn append_moved(&mut self, from: Location) -> Result<Location, JournalError> {
+        self.check()?;
+        let message = self.reader().read(from)?;
+        let record = Record::Received(Received {
+            id: message.id,
+            time_us: message.time_us,
+            utc_offset_s: message.utc_offset_s,
+            peer: &message.peer,
+            keys: &message.keys,
+            tag: message.tag,
+            flags: message.flags,
+            body: &message.body,
+        });
+        self.append_one(&record, message.order)
+    }
+
+    fn append_one(&mut self, record: &Record<'_>, order: u64) -> Result<Location, JournalError> {
+        let meta_bytes = record.meta_bytes();
+        let body = record.body();
+        let bytes = record_bytes(meta_bytes, body.len());
+        self.make_room(bytes, meta_bytes)?;
+
+        let offset = self.position + self.buffer.len() as u64;
+        let seed = seed_at(self.current.seed, offset);
+        let start = self.buffer.len();
+        self.buffer.extend_from_slice(&[0; HEAD_BYTES]);
+        record.write_meta(&mut self.buffer, order);
+        debug_assert_eq!(self.buffer.len(), start + HEAD_BYTES + meta_bytes);
+        let crc = crc32c_append(crc32c_append(seed, &self.buffer[start + HEAD_BYTES..]), body);
+        let head = Head {
+            kind: record.kind(),
+            meta_bytes: meta_bytes as u16,
+            body_bytes: body.len() as u32,
+            unflushed: u32::try_from(self.sequence - self.flushed).unwrap_or(u32::MAX),
+            sequence: self.sequence,
+            crc,
+        };
+        self.buffer[start..start + HEAD_BYTES].copy_from_slice(&head.encode(seed));
+        let (tail, tail_bytes) = tail(&head, seed);
+        let tail = &tail[..tail_bytes];
+
+        self.sequence += 1;
+        self.index_bytes += footer::entry_bytes(meta_bytes);
+        let location = Location { segment: self.current.number, offset: offset as u32, length: bytes as u32 };
+        self.account(record, location);
+        if body.len() >= LARGE_BYTES {
+            self.write_buffer(body, tail)?;
+        } else {
+            self.buffer.extend_from_slice(body);
+            self.buffer.extend_from_slice(tail);
+            if self.buffer.len() >= BUFFER_BYTES {
+                self.write_buffer(&[], &[])?;
+            }
+        }
+        Ok(location)
+    }
+
+    fn account(&mut self, record: &Record<'_>, location: Location) {
+        match *record {
+            Record::Received(message) => {
+                let meta = self.segments.back_mut().expect("there is always a current segment");
+                meta.open += 1;
+                meta.open_bytes += u64::from(location.length);
+                self.batch.received.push((location.segment, location.length));
+                self.shared.ends().clear(message.id);
+            }
+            Record::Failed { id, .. } => self.shared.ends().set(id, State::Failed),
+            Record::Discarded { id } => self.shared.ends().set(id, State::Discarded),
+            Record::Returned { id } => self.shared.ends().set(id, State::Returned),
+            _ => {}
+        }
+    }
+
+    /// Leaves the current segment when a record and what it adds to the index would overfill it. A record
+    /// larger than a segment has one of its own.
+    fn make_room(&mut self, bytes: u64, meta_bytes: usize) -> Result<(), JournalError> {
+        let used = self.position + self.buffer.len() as u64;
+        let index = self.index_bytes + footer::entry_bytes(meta_bytes) + footer::FIXED_BYTES;
+        if used > DATA_START && used + bytes + index > u64::from(self.options.segment_bytes) {
+            self.rotate()?;
+        }
+        Ok(())
+    }
+
+    fn rotate(&mut self) -> Result<(), JournalError> {
+        self.write_buffer(&[], &[])?;
+        let next = match filler::next_segment(&self.shared, self.current.number + 1) {
+            Ok(next) => next,
+            Err(error) => return Err(self.write_failed(error)),
+        };
+        let start = if self.batch.segment == self.current.number { self.batch.position } else { DATA_START };
+        let left = std::mem::replace(&mut self.current, Arc::clone(&next));
+        self.shared.publish(&next);
+        let meta = self.segments.back_mut().expect("there is always a current segment");
+        meta.data_bytes = self.position - DATA_START;
+        filler::left(&self.shared, left.number, left.filled());
+        self.behind.push(Behind { segment: left, start, end: self.position });
+        self.segments.push_back(Meta { number: next.number, data_bytes: 0, open: 0, open_bytes: 0 });
+        self.position = DATA_START;
+        self.index_bytes = 0;
+        self.batch.reach = DATA_START;
+        self.filled = next.filled();
+        self.dirty = false;
+        Ok(())
+    }
+
+    /// Hands everything appended to the system, without a flush: it survives the process, not the machine.
+    /// Enough for records that may be lost (`Started`, `Done`).
+    ///
+    /// # Errors
+    /// As [`append`](Journal::append).
+    pub fn write(&mut self) -> Result<(), JournalError> {
+        self.check()?;
+        self.write_buffer(&[], &[])?;
+        for behind in &mut self.behind {
+            behind.start = behind.end;
+        }
+        self.begin_batch();
+        Ok(())
+    }
+
+    /// Writes and flushes everything appended: ONE `fdatasync`, and one more for each segment left since the
+    /// last. Only what this has returned `Ok` for may be promised to anybody.
+    ///
+    /// # Errors
+    /// [`JournalError::Full`]: nothing of the batch is kept, the handle is usable. Everything else: the
+    /// handle is dead, and nothing since the last flush may be promised.
+    pub fn flush(&mut self) -> Result<(), JournalError> {
+        self.write()?;
+        // A flush that failed is never tried again on the same file: the second one would report success.
+        for index in 0..self.behind.len() {
+            if let Err(error) = self.behind[index].segment.file.sync_data() {
+                return Err(self.poison(error));
+            }
+        }
+        if self.dirty
+            && let Err(error) = self.current.file.sync_data()
+        {
+            return Err(self.poison(error));
+        }
+        self.check()?;
+        self.dirty = false;
+        self.flushed = self.sequence - 1;
+        if !self.behind.is_empty() {
+            let mut work = self.shared.work();
+            work.chores.extend(self.behind.drain(..).map(|left| Chore::Seal(left.segment.number)));
+            drop(work);
+            self.shared.wake.notify_all();
+        }
+        Ok(())
+    }
+
+    fn begin_batch(&mut self) {
+        self.batch.segment = self.current.number;
+        self.batch.position = self.position;
+        self.batch.sequence = self.sequence;
+        self.batch.index_bytes = self.index_bytes;
+        self.batch.reach = self.position;
+        self.batch.received.clear();
+    }
+
+    /// Writes the buffer and, without copying it, a large record's body and tail.
+    fn write_buffer(&mut self, body: &[u8], tail: &[u8]) -> Result<(), JournalError> {
+        let bytes = (self.buffer.len() + body.len() + tail.len()) as u64;
+        if bytes == 0 {
+            return Ok(());
+        }
+        let end = self.position + bytes;
+        if end > self.filled {
+            self.filled = self.current.claim(end);
+        } else {
+            // Below the last look at the fill the filler never works.
+            debug_assert!(self.current.filled() >= end);
+        }
+        self.batch.reach = self.batch.reach.max(end);
+        self.dirty = true;
+        let mut parts = [IoSlice::new(&self.buffer), IoSlice::new(body), IoSlice::new(tail)];
+        if let Err(error) = storage::write_full(&self.current.file, &mut parts, self.position) {
+            return Err(self.write_failed(error));
+        }
+        self.position = end;
+        self.buffer.clear();
+        if self.buffer.capacity() > 2 * BUFFER_BYTES {
+            self.buffer.shrink_to(BUFFER_BYTES);
+        }
+        let limit = self.options.segment_bytes;
+        self.filled = filler::written(&self.shared, &self.current, end, self.filled, limit);
+        Ok(())
+    }
+
+    /// No room: the batch is taken back. Anything else: the end.
+    fn write_failed(&mut self, error: io::Error) -> JournalError {
+        if !is_full(&error) {
+            return self.poison(error);
+        }
+        match self.roll_back() {
+            Ok(()) => JournalError::Full(error),
+            Err(error) => self.poison(error),
+        }
+    }
+
+    /// Takes the batch back. What reached the files is overwritten with zeros: whole records of it, left
+    /// standing behind the next batch, would be replayed one day.
+    fn roll_back(&mut self) -> io::Result<()> {
+        self.buffer.clear();
+        for behind in &mut self.behind {
+            zero(&behind.segment.file, behind.start, behind.end)?;
+            behind.end = behind.start;
+        }
+        let same = self.batch.segment == self.current.number;
+        let start = if same { self.batch.position } else { DATA_START };
+        zero(&self.current.file, start, self.batch.reach)?;
+        self.position = start;
+        self.index_bytes = if same { self.batch.index_bytes } else { 0 };
+        self.sequence = self.batch.sequence;
+        for (number, length) in std::mem::take(&mut self.batch.received) {
+            let meta = self.meta(number).expect("a segment of the batch is not retired");
+            meta.open -= 1;
+            meta.open_bytes -= u64::from(length);
+        }
+        self.begin_batch();
+        Ok(())
+    }
+
+    fn poison(&mut self, error: io::Error) -> JournalError {
+        self.broken = true;
+        self.shared.break_for_good();
+        JournalError::Io(error)
+    }
+
+    fn check(&mut self) -> Result<(), JournalError> {
+        if self.broken || self.shared.is_broken() {
+            self.broken = true;
+            return Err(JournalError::Poisoned);
+        }
+        Ok(())
+    }
+
+    fn meta(&mut self, number: u32) -> Option<&mut Meta> {
+        let first = self.segments.front()?.number;
+        // Numbers may have gaps where a file was lost, so this is only the first guess.
+        let guess = number.checked_sub(first)? as usize;
+        if self.segments.get(guess).is_some_and(|meta| meta.number == number) {
+            return self.segments.get_mut(guess);
+        }
+        self.segments.iter_mut().find(|meta| meta.number == number)
+    }
+
+    /// Says that the message at `location` needs nothing from here any more: it is done, failed, discarded,
+    /// returned, or was moved. Exactly once for each message appended or replayed.
+    ///
+    /// # Panics
+    /// When a segment's messages end more often than there are: counting on would lose others.
+    pub fn ended(&mut self, location: Location) {
+        let meta = self.meta(location.segment).expect("a message that has not ended keeps its segment");
+        assert!(meta.open > 0, "a message of journal segment {} ended twice", location.segment);
+        meta.open -= 1;
+        meta.open_bytes = meta.open_bytes.saturating_sub(u64::from(location.length));
+    }
+
+    /// Gives up the oldest segments while nothing in them waits, after a flush if one is due; returns how
+    /// many. Only ever a prefix: a later segment may hold what became of an earlier one's messages. Their
+    /// duplicate memory is saved and flushed first; the filler does it, else this call.
+    ///
+    /// # Errors
+    /// As [`flush`](Journal::flush); without a filler also those of the work itself.
+    pub fn retire(&mut self) -> Result<usize, JournalError> {
+        self.check()?;
+        let idle = self.segments.iter().take(self.segments.len() - 1).take_while(|meta| meta.open == 0).count();
+        if idle > 0 {
+            if self.dirty || !self.buffer.is_empty() || !self.behind.is_empty() {
+                // A message moved out of the segment must be safe where it stands now.
+                self.flush()?;
+            }
+            let first = self.segments[0].number;
+            let last = self.segments[idle - 1].number;
+            self.segments.drain(..idle);
+            let mut work = self.shared.work();
+            work.chores.push_back(Chore::Retire { first, last });
+            work.stalled = false;
+            drop(work);
+            self.shared.wake.notify_all();
+        }
+        if !self.shared.work().attended {
+            filler::do_chores(&self.shared)?;
+        }
+        Ok(idle)
+    }
+
+    /// The oldest segment, when so little of it (or of all but the current one together) waits, under a
+    /// tenth, that moving it forward is worth the room; see [`append_moved`](Journal::append_moved).
+    pub fn sparse(&self) -> Option<u32> {
+        let oldest = self.segments.front().filter(|_| self.segments.len() > 1)?;
+        let (open, data) = self.segments.iter().take(self.segments.len() - 1).fold((0, 0), |sum, meta| {
+            (sum.0 + meta.open_bytes, sum.1 + meta.data_bytes)
+        });
+        let sparse = |open: u64, data: u64| open * 10 < data;
+        (oldest.open > 0 && (sparse(oldest.open_bytes, oldest.data_bytes) || sparse(open, data)))
+            .then_some(oldest.number)
+    }
+
+    /// For a channel that rests: when nothing waits, leaves a current segment that holds more than
+    /// `bytes` and retires it, so that an idle channel costs next to nothing. Returns the segments retired.
+    ///
+    /// # Errors
+    /// As [`retire`](Journal::retire).
+    pub fn settle(&mut self, bytes: u64) -> Result<usize, JournalError> {
+        self.check()?;
+        let waits = self.segments.iter().any(|meta| meta.open > 0);
+        if waits || !self.buffer.is_empty() || self.current.filled() <= bytes {
+            return Ok(0);
+        }
+        self.flush()?;
+        self.rotate()?;
+        self.flush()?;
+        self.retire()
+    }
+
+    /// For reading bodies from any thread.
+    pub fn reader(&self) -> Reader<S> {
+        Reader::new(Arc::clone(&self.shared))
+    }
+
+    /// For a thread of the caller that works ahead of the writer and behind it. From now on nobody else does.
+    pub fn filler(&self) -> Filler<S> {
+        Filler::new(Arc::clone(&self.shared), self.options)
+    }
+
+    /// What the segments take up on disk, in bytes.
+    pub fn bytes(&self) -> u64 {
+        let rest: u64 = self.shared.work().lengths.values().sum();
+        rest + self.current.filled()
+    }
+
+    /// The number of the segment being written to.
+    pub fn current_segment(&self) -> u32 {
+        self.current.number
+    }
+
+    /// How many messages wait in all segments.
+    pub fn messages_open(&self) -> u64 {
+        self.segments.iter().map(|meta| u64::from(meta.open)).sum()
+    }
+
+    /// How much room the storage has.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn room(&self) -> io::Result<storage::Room> {
+        self.shared.storage.room()
+    }
+}
+
+/// Overwrites what is there of a stretch of a file with zeros.
+fn zero(file: &impl File, from: u64, to: u64) -> io::Result<()> {
+    storage::write_zeros(file, from, to.min(file.length()?))
+}
+
+impl<S: Storage> Drop for Journal<S> {
+    fn drop(&mut self) {
+        self.shared.work().closed = true;
+        self.shared.wake.notify_all();
+    }
+}

@@ -1,0 +1,81 @@
+//! The worker's time: Unix time that never steps. It starts from the system's clock and goes on by the monotonic one, so
+//! that a clock set back by years delays no retry; names and stamps of messages are taken from the system's clock.
+
+use jiff::tz::TimeZone;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// The worker's time.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    start: Instant,
+    start_us: i64,
+}
+
+impl Clock {
+    /// Starts from the system's clock.
+    pub fn start() -> Clock {
+        Clock { start: Instant::now(), start_us: system_us() }
+    }
+
+    /// Microseconds of Unix time, never stepping: for waits.
+    pub fn now_us(&self) -> i64 {
+        self.start_us + i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX)
+    }
+
+    /// Milliseconds since the start: for a session's timers.
+    pub fn now_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Microseconds of Unix time as the system has it: for a message's time of receipt.
+pub fn system_us() -> i64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// The local time at that moment, with the offset that was in force when the message came.
+pub fn local(unix_us: i64, utc_offset_s: i32) -> jiff::Zoned {
+    let offset = jiff::tz::Offset::from_seconds(utc_offset_s).unwrap_or(jiff::tz::Offset::UTC);
+    let timestamp = jiff::Timestamp::from_microsecond(unix_us).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    timestamp.to_zoned(TimeZone::fixed(offset))
+}
+
+/// The offset of local time from UTC at that moment, in seconds.
+pub fn utc_offset_s(zone: &TimeZone, unix_us: i64) -> i32 {
+    let timestamp = jiff::Timestamp::from_microsecond(unix_us).unwrap_or(jiff::Timestamp::UNIX_EPOCH);
+    zone.to_offset(timestamp).seconds()
+}
+
+/// A message's time of receipt as its file is named: `%Y%m%dT%H%M%S.%6f`.
+pub fn file_time(time: &jiff::Zoned) -> String {
+    format!(
+        "{:04}{:02}{:02}T{:02}{:02}{:02}.{:06}",
+        time.year(),
+        time.month(),
+        time.day(),
+        time.hour(),
+        time.minute(),
+        time.second(),
+        time.subsec_nanosecond() / 1000
+    )
+}
+
+/// A time as MSH-7 has it: `YYYYMMDDHHMMSS`.
+pub fn hl7_time(time: &jiff::Zoned) -> String {
+    let (hour, minute, second) = (time.hour(), time.minute(), time.second());
+    format!("{:04}{:02}{:02}{hour:02}{minute:02}{second:02}", time.year(), time.month(), time.day())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_named_in_the_local_time_of_its_receipt() {
+        let time = local(1_767_322_800_000_042, 3600);
+        assert_eq!(file_time(&time), "20260102T040000.000042");
+        assert_eq!(hl7_time(&time), "20260102040000");
+    }
+}

@@ -1,0 +1,230 @@
+//! The table of connections and what bounds them: how many there are, from where, and the bytes they hold.
+
+use crate::session::Session;
+use crate::transport::Transport;
+use config::{Bounds, Network};
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// A connection idle for that long makes room for a new one at `max_connections`.
+const IDLE_MAKES_ROOM_MS: u64 = 15 * 60 * 1000;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Connection {
+    /// Its bytes.
+    pub transport: Transport,
+    /// Its conversation.
+    pub session: Session,
+    /// Tells it from an earlier one in the same place.
+    pub generation: u64,
+    /// Address and port, for the log and the journal.
+    pub peer: Arc<str>,
+    /// Address.
+    pub address: IpAddr,
+    /// Unix time, microseconds.
+    pub connected_us: i64,
+    /// Bytes may be there to read.
+    pub readable: bool,
+    /// The peer has ended its side, or the connection is broken.
+    pub ended: bool,
+    /// Everything is written and our side ended: what the peer still sends is read and dropped until then.
+    pub lingers_until_ms: Option<u64>,
+    /// When the session wants to be told the time.
+    pub deadline_ms: Option<u64>,
+    /// Bytes it held when last counted.
+    pub counted_bytes: usize,
+}
+
+/// All connections.
+#[derive(Debug, Default)]
+pub struct Connections {
+    table: Vec<Option<Connection>>,
+    free: Vec<usize>,
+    by_address: HashMap<IpAddr, usize>,
+    generation: u64,
+    /// Bytes held by all frames in progress.
+    pub held_bytes: usize,
+}
+
+/// Why a connection is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Denied {
+    /// Its address is not in `allow`.
+    Address,
+    /// `max_connections_per_address`.
+    PerAddress,
+    /// `max_connections`.
+    Full,
+}
+
+impl Denied {
+    /// For the log.
+    pub fn text(self) -> &'static str {
+        match self {
+            Denied::Address => "its address is not in allow",
+            Denied::PerAddress => "max_connections_per_address is reached",
+            Denied::Full => "max_connections is reached",
+        }
+    }
+}
+
+impl Connections {
+    /// Whether a peer may connect; at `max_connections` the place of the connection that makes room.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn admit(
+        &self,
+        peer: IpAddr,
+        allow: &[Network],
+        bounds: &Bounds,
+        now_ms: u64,
+    ) -> Result<Option<usize>, Denied> {
+        if !allow.is_empty() && !allow.iter().any(|network| contains(network, peer)) {
+            return Err(Denied::Address);
+        }
+        if self.by_address.get(&peer).copied().unwrap_or(0) >= bounds.connections_per_address_max {
+            return Err(Denied::PerAddress);
+        }
+        if self.len() < bounds.connections_max {
+            return Ok(None);
+        }
+        let idle = self.iter().filter(|(_, c)| !c.session.in_frame() && c.session.owed() == 0);
+        let longest = idle.min_by_key(|(_, c)| c.session.last_byte_ms());
+        match longest {
+            Some((at, c)) if now_ms.saturating_sub(c.session.last_byte_ms()) >= IDLE_MAKES_ROOM_MS => {
+                Ok(Some(at))
+            }
+            _ => Err(Denied::Full),
+        }
+    }
+
+    /// Takes a connection in; `make` is given its place and its generation.
+    ///
+    /// # Errors
+    /// What `make` says.
+    pub fn insert<E>(&mut self, make: impl FnOnce(usize, u64) -> Result<Connection, E>) -> Result<usize, E> {
+        self.generation += 1;
+        let at = self.free.last().copied().unwrap_or(self.table.len());
+        let connection = make(at, self.generation)?;
+        *self.by_address.entry(connection.address).or_default() += 1;
+        if self.free.pop().is_some() {
+            self.table[at] = Some(connection);
+        } else {
+            self.table.push(Some(connection));
+        }
+        Ok(at)
+    }
+
+    /// Takes a connection out.
+    pub fn remove(&mut self, at: usize) -> Option<Connection> {
+        let connection = self.table.get_mut(at)?.take()?;
+        self.free.push(at);
+        self.held_bytes -= connection.counted_bytes;
+        if let Some(count) = self.by_address.get_mut(&connection.address) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_address.remove(&connection.address);
+            }
+        }
+        Some(connection)
+    }
+
+    /// The connection at a place.
+    pub fn get(&mut self, at: usize) -> Option<&mut Connection> {
+        self.table.get_mut(at)?.as_mut()
+    }
+
+    /// The connection at a place, to look at.
+    pub fn look(&self, at: usize) -> Option<&Connection> {
+        self.table.get(at)?.as_ref()
+    }
+
+    /// The connection at a place, if it is still that one.
+    pub fn get_same(&mut self, at: usize, generation: u64) -> Option<&mut Connection> {
+        self.get(at).filter(|c| c.generation == generation)
+    }
+
+    /// Counts what a connection holds now.
+    pub fn recount(&mut self, at: usize) {
+        if let Some(connection) = self.table.get_mut(at).and_then(Option::as_mut) {
+            let bytes = connection.session.buffered_bytes();
+            self.held_bytes = self.held_bytes - connection.counted_bytes + bytes;
+            connection.counted_bytes = bytes;
+        }
+    }
+
+    /// The connection whose frame came furthest: at `buffer_limit` it alone goes on reading, so that bytes get free.
+    pub fn fullest(&self) -> Option<usize> {
+        self.iter()
+            .filter(|(_, c)| c.session.in_frame())
+            .max_by_key(|(_, c)| c.counted_bytes)
+            .map(|(at, _)| at)
+    }
+
+    /// All connections with their places.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &Connection)> {
+        self.table.iter().enumerate().filter_map(|(at, c)| Some((at, c.as_ref()?)))
+    }
+
+    /// All places in use.
+    pub fn places(&self) -> Vec<usize> {
+        self.iter().map(|(at, _)| at).collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.table.len() - self.free.len()
+    }
+}
+
+/// Whether an address is in a network; an IPv4 peer of a dual-stack listener counts as IPv4.
+fn contains(network: &Network, peer: IpAddr) -> bool {
+    match (network.address, peer.to_canonical()) {
+        (IpAddr::V4(network_address), IpAddr::V4(peer)) => {
+            let mask = u32::MAX.checked_shl(32 - u32::from(network.prefix)).unwrap_or(0);
+            u32::from(network_address) & mask == u32::from(peer) & mask
+        }
+        (IpAddr::V6(network_address), IpAddr::V6(peer)) => {
+            let mask = u128::MAX.checked_shl(128 - u32::from(network.prefix)).unwrap_or(0);
+            u128::from(network_address) & mask == u128::from(peer) & mask
+        }
+        _ => false,
+    }
+}
+
+/// A peer's address as it is shown: an IPv4 peer of a dual-stack listener as IPv4.
+pub fn canonical(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn network(text: &str, prefix: u8) -> Network {
+        Network { address: text.parse().unwrap(), prefix }
+    }
+
+    #[test]
+    fn networks_are_compared_by_their_prefix() {
+        for (net, prefix, peer, expected) in [
+            ("10.1.0.0", 16, "10.1.255.255", true),
+            ("10.1.0.0", 16, "10.2.0.0", false),
+            ("10.1.2.3", 32, "10.1.2.3", true),
+            ("0.0.0.0", 0, "203.0.113.9", true),
+            ("0.0.0.0", 0, "::1", false),
+            ("10.1.0.0", 16, "::ffff:10.1.0.9", true),
+            ("fd00::", 8, "fd12::1", true),
+            ("::", 0, "fd12::1", true),
+        ] {
+            assert_eq!(
+                contains(&network(net, prefix), peer.parse().unwrap()),
+                expected,
+                "{net}/{prefix} {peer}"
+            );
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Which messages came before: the same sender (MSH-3, MSH-4), control id (MSH-10) and bytes within the last 24 hours or
+//! 100,000 messages. Pure; what outlives a restart comes back from the journal.
+
+use journal::{MessageId, Tag};
+use siphasher::sip128::{Hasher128, SipHasher13};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::hash::Hasher;
+
+/// Messages remembered.
+pub const REMEMBERED_MAX: usize = 100_000;
+/// How long a message is remembered, in microseconds.
+pub const REMEMBERED_US: i64 = 24 * 3600 * 1_000_000;
+
+/// The channel's own key for the two hashes of a message, so that nobody outside can make two messages look the same.
+#[derive(Clone, Copy)]
+pub struct TagKey(pub [u8; 16]);
+
+impl TagKey {
+    /// The hashes of a message: of its sender and control id, and of all its bytes.
+    pub fn tag(&self, sender: [&[u8]; 2], control_id: &[u8], body: &[u8]) -> Tag {
+        let mut identity = SipHasher13::new_with_key(&self.0);
+        for part in [sender[0], sender[1], control_id] {
+            identity.write(&(part.len() as u64).to_le_bytes());
+            identity.write(part);
+        }
+        let mut content = SipHasher13::new_with_key(&self.0);
+        content.write(body);
+        Tag { identity: identity.finish128().as_bytes(), content: content.finish128().as_bytes() }
+    }
+
+    /// An order key: a hash of what names a patient (or a sender, where no patient is named).
+    pub fn order_key(&self, kind: u8, parts: &[&[u8]]) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&self.0);
+        hasher.write_u8(kind);
+        for part in parts {
+            hasher.write(&(part.len() as u64).to_le_bytes());
+            hasher.write(part);
+        }
+        hasher.finish()
+    }
+}
+
+/// What a message is, as far as was seen before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seen {
+    /// Nothing like it.
+    New,
+    /// The same bytes, accepted under that id.
+    Same(MessageId),
+    /// Other bytes under the same control id.
+    OtherContent,
+}
+
+/// The messages remembered.
+#[derive(Debug, Default)]
+pub struct Duplicates {
+    by_identity: HashMap<[u8; 16], Remembered>,
+    in_order: VecDeque<([u8; 16], MessageId)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Remembered {
+    content: [u8; 16],
+    id: MessageId,
+    time_us: i64,
+}
+
+impl Duplicates {
+    /// What is known of a message.
+    pub fn look(&self, tag: &Tag, now_us: i64) -> Seen {
+        match self.by_identity.get(&tag.identity) {
+            Some(seen) if now_us.saturating_sub(seen.time_us) > REMEMBERED_US => Seen::New,
+            Some(seen) if seen.content == tag.content => Seen::Same(seen.id),
+            Some(_) => Seen::OtherContent,
+            None => Seen::New,
+        }
+    }
+
+    /// Remembers an accepted message; the oldest make room.
+    pub fn remember(&mut self, tag: &Tag, id: MessageId, time_us: i64) {
+        self.by_identity.insert(tag.identity, Remembered { content: tag.content, id, time_us });
+        self.in_order.push_back((tag.identity, id));
+        while self.in_order.len() > REMEMBERED_MAX {
+            self.drop_oldest();
+        }
+    }
+
+    /// Forgets messages whose storing failed: they were never acknowledged.
+    pub fn forget(&mut self, ids: &HashSet<MessageId>) {
+        self.by_identity.retain(|_, seen| !ids.contains(&seen.id));
+        self.in_order.retain(|(_, id)| !ids.contains(id));
+    }
+
+    /// Drops what is older than 24 hours.
+    pub fn expire(&mut self, now_us: i64) {
+        while let Some((identity, id)) = self.in_order.front() {
+            match self.by_identity.get(identity) {
+                Some(seen) if seen.id == *id && now_us.saturating_sub(seen.time_us) <= REMEMBERED_US => break,
+                _ => self.drop_oldest(),
+            }
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some((identity, id)) = self.in_order.pop_front()
+            && self.by_identity.get(&identity).is_some_and(|seen| seen.id == id)
+        {
+            self.by_identity.remove(&identity);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tag(control_id: &str, body: &str) -> Tag {
+        TagKey([7; 16]).tag([b"APP", b"FAC"], control_id.as_bytes(), body.as_bytes())
+    }
+
+    #[test]
+    fn only_the_same_bytes_under_the_same_control_id_are_a_duplicate() {
+        let mut seen = Duplicates::default();
+        let id = MessageId::new(1, 1);
+        seen.remember(&tag("1", "a"), id, 0);
+        assert_eq!(seen.look(&tag("1", "a"), 1), Seen::Same(id));
+        assert_eq!(seen.look(&tag("1", "b"), 1), Seen::OtherContent);
+        assert_eq!(seen.look(&tag("2", "a"), 1), Seen::New);
+    }
+
+    #[test]
+    fn a_day_later_it_is_a_new_message() {
+        let mut seen = Duplicates::default();
+        seen.remember(&tag("1", "a"), MessageId::new(1, 1), 0);
+        assert_eq!(seen.look(&tag("1", "a"), REMEMBERED_US + 1), Seen::New);
+        seen.expire(REMEMBERED_US + 1);
+        assert!(seen.by_identity.is_empty() && seen.in_order.is_empty());
+    }
+
+    #[test]
+    fn the_number_remembered_is_bounded() {
+        let mut seen = Duplicates::default();
+        for n in 0..REMEMBERED_MAX as u64 + 10 {
+            seen.remember(&tag(&n.to_string(), "a"), MessageId::new(n, 0), 0);
+        }
+        assert_eq!(seen.by_identity.len(), REMEMBERED_MAX);
+        assert_eq!(seen.look(&tag("9", "a"), 0), Seen::New);
+        assert_ne!(seen.look(&tag("10", "a"), 0), Seen::New);
+    }
+
+    #[test]
+    fn where_one_field_ends_and_the_next_begins_counts() {
+        let key = TagKey([7; 16]);
+        assert_ne!(key.tag([b"AB", b"C"], b"1", b"x").identity, key.tag([b"A", b"BC"], b"1", b"x").identity);
+    }
+}

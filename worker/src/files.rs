@@ -1,0 +1,449 @@
+//! Files that steps write: whole and durable before a step is done, never a part of one under its final name, never in
+//! the place of another.
+//!
+//! All files of a job are written under temporary names first; then their data are flushed together, then they are put
+//! in place, then their folders are flushed. A process that dies on the way leaves at most temporary files, which the
+//! next attempt of the same message writes anew.
+
+use crate::folders::{Folder, Folders, folder_path};
+use crate::names::with_message_id;
+use journal::MessageId;
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
+/// Up to that many flushes one by one; above it the whole file system is flushed once, which costs about as much as two
+/// or three single ones and does not grow with their number.
+const SINGLE_FLUSHES_MAX: usize = 3;
+/// Names tried for one file: its own, with the message id, then with a number.
+const NAMES_MAX: usize = 10;
+
+/// Why a file could not be written. Every such fault may pass.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileFault {
+    /// What could not be done, on which object, why.
+    pub reason: String,
+    /// The folder itself is at fault, so that other messages need not try.
+    pub folder_down: bool,
+}
+
+/// A file to write.
+#[derive(Debug)]
+pub struct NewFile<'a> {
+    /// The configured folder.
+    pub root: &'a Path,
+    /// Folders below it.
+    pub below: &'a str,
+    /// Its name without the suffix.
+    pub stem: &'a str,
+    /// With its dot.
+    pub suffix: &'a str,
+    /// Whose file it is.
+    pub id: MessageId,
+    /// Tells this file from the message's others: place of the step, number of the attachment.
+    pub part: (usize, usize),
+    /// Order key of its message: a file is not put in place when an earlier one with this key and step was not.
+    pub order: Option<u64>,
+}
+
+/// Names a staged file of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Staged(usize);
+
+/// The files of one job.
+#[derive(Debug)]
+pub struct FileBatch<'f> {
+    folders: &'f mut Folders,
+    checked: Vec<PathBuf>,
+    files: Vec<StagedFile>,
+}
+
+#[derive(Debug)]
+struct StagedFile {
+    folder: Arc<Folder>,
+    file: File,
+    temporary: String,
+    stem: String,
+    suffix: String,
+    id: MessageId,
+    line: Option<(u64, usize)>,
+    fault: Option<FileFault>,
+}
+
+impl<'f> FileBatch<'f> {
+    /// An empty batch.
+    pub fn new(folders: &'f mut Folders) -> FileBatch<'f> {
+        FileBatch { folders, checked: Vec::new(), files: Vec::new() }
+    }
+
+    /// Writes a file under a temporary name.
+    ///
+    /// # Errors
+    /// The folder or the disk; nothing stays of the file.
+    pub fn stage(&mut self, new: &NewFile<'_>, bytes: &[u8]) -> Result<Staged, FileFault> {
+        let folder =
+            self.folders.open(new.root, new.below, &mut self.checked).map_err(|errno| FileFault {
+                reason: format!(
+                    "could not open folder {:?}: {}",
+                    folder_path(new.root, new.below),
+                    text(errno)
+                ),
+                folder_down: true,
+            })?;
+        let temporary = format!(".hl7server-{}-{}-{}.part", new.id, new.part.0, new.part.1);
+        let written = create(&folder, &temporary).and_then(|mut file| {
+            file.write_all(bytes)?;
+            Ok(file)
+        });
+        match written {
+            Ok(file) => {
+                self.files.push(StagedFile {
+                    folder,
+                    file,
+                    temporary,
+                    stem: new.stem.to_owned(),
+                    suffix: new.suffix.to_owned(),
+                    id: new.id,
+                    line: new.order.map(|key| (key, new.part.0)),
+                    fault: None,
+                });
+                Ok(Staged(self.files.len() - 1))
+            }
+            Err(error) => {
+                let _ = rustix::fs::unlinkat(&*folder, &temporary, AtFlags::empty());
+                self.folders.forget(&folder);
+                Err(fault("write", &folder, &format!("{}{}", new.stem, new.suffix), &error))
+            }
+        }
+    }
+
+    /// Flushes and puts in place all files. The answer of [`Placed::of`] holds for every file by itself.
+    pub fn commit(mut self) -> Placed {
+        self.flush_data();
+        let mut names = vec![None; self.files.len()];
+        let mut held = Vec::new();
+        for (at, staged) in self.files.iter_mut().enumerate() {
+            if staged.fault.is_none() && staged.line.is_some_and(|line| held.contains(&line)) {
+                let reason = "an earlier message of the same patient could not be put in place".to_owned();
+                staged.fault = Some(FileFault { reason, folder_down: false });
+            }
+            if staged.fault.is_some() {
+                held.extend(staged.line);
+                continue;
+            }
+            match staged.put_in_place() {
+                Ok(name) => names[at] = Some(name),
+                Err(error) => {
+                    let name = format!("{}{}", staged.stem, staged.suffix);
+                    staged.fault = Some(fault("put in place", &staged.folder, &name, &error));
+                    held.extend(staged.line);
+                }
+            }
+        }
+        self.flush_folders();
+        let mut outcomes = Vec::with_capacity(self.files.len());
+        for (staged, name) in self.files.iter().zip(names) {
+            if staged.fault.is_some() {
+                let _ = rustix::fs::unlinkat(&*staged.folder, &staged.temporary, AtFlags::empty());
+                self.folders.forget(&staged.folder);
+            }
+            outcomes.push(match (&staged.fault, name) {
+                (None, Some(name)) => Ok(staged.folder.path().join(name)),
+                (fault, _) => Err(fault.clone().expect("a file without a name has its fault")),
+            });
+        }
+        Placed(outcomes)
+    }
+
+    fn flush_data(&mut self) {
+        let files = (0..self.files.len()).map(|at| (at, vec![at])).collect();
+        self.flush(files, |staged| rustix::fs::fdatasync(&staged.file));
+    }
+
+    fn flush_folders(&mut self) {
+        let mut folders: Vec<(usize, Vec<usize>)> = Vec::new();
+        for (at, staged) in self.files.iter().enumerate().filter(|(_, s)| s.fault.is_none()) {
+            match folders
+                .iter_mut()
+                .find(|(first, _)| Arc::ptr_eq(&self.files[*first].folder, &staged.folder))
+            {
+                Some((_, same)) => same.push(at),
+                None => folders.push((at, vec![at])),
+            }
+        }
+        self.flush(folders, |staged| rustix::fs::fsync(&*staged.folder));
+    }
+
+    /// Flushes objects (one of the files that show each, and all files that hang on it) one by one by `one`, or, where
+    /// they are many, the file systems they are on.
+    fn flush(
+        &mut self,
+        mut objects: Vec<(usize, Vec<usize>)>,
+        one: impl Fn(&StagedFile) -> rustix::io::Result<()>,
+    ) {
+        let many = objects.len() > SINGLE_FLUSHES_MAX;
+        if many {
+            let mut systems: Vec<(usize, Vec<usize>)> = Vec::new();
+            for (first, files) in objects {
+                let device = self.files[first].folder.device();
+                match systems.iter_mut().find(|(s, _)| self.files[*s].folder.device() == device) {
+                    Some((_, same)) => same.extend(files),
+                    None => systems.push((first, files)),
+                }
+            }
+            objects = systems;
+        }
+        for (first, files) in objects {
+            let staged = &self.files[first];
+            let flushed = if many { rustix::fs::syncfs(&*staged.folder) } else { one(staged) };
+            self.spoil(&files, flushed);
+        }
+    }
+
+    fn spoil(&mut self, files: &[usize], flushed: rustix::io::Result<()>) {
+        let Err(errno) = flushed else { return };
+        for at in files {
+            let staged = &mut self.files[*at];
+            let name = format!("{}{}", staged.stem, staged.suffix);
+            staged.fault.get_or_insert_with(|| fault("flush", &staged.folder, &name, &errno.into()));
+        }
+    }
+}
+
+/// What became of the files of a batch.
+#[derive(Debug)]
+pub struct Placed(Vec<Result<PathBuf, FileFault>>);
+
+impl Placed {
+    /// Where a file is now, or why it is not.
+    pub fn of(&self, staged: Staged) -> Result<&Path, &FileFault> {
+        self.0[staged.0].as_deref()
+    }
+}
+
+impl StagedFile {
+    /// Under its own name, or one with the message id where that is taken by other bytes. The same bytes under the name
+    /// are this file, written by an attempt that did not live to say so.
+    fn put_in_place(&mut self) -> std::io::Result<String> {
+        for attempt in 0..NAMES_MAX {
+            let stem = match attempt {
+                0 => self.stem.clone(),
+                1 => with_message_id(&self.stem, self.id),
+                n => format!("{}_{n}", with_message_id(&self.stem, self.id)),
+            };
+            let name = format!("{stem}{}", self.suffix);
+            match rename_noreplace(&self.folder, &self.temporary, &name) {
+                Ok(()) => return Ok(name),
+                Err(Errno::EXIST) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            if self.is_same(&name)? {
+                rustix::fs::unlinkat(&*self.folder, &self.temporary, AtFlags::empty())?;
+                return Ok(name);
+            }
+        }
+        Err(Errno::EXIST.into())
+    }
+
+    fn is_same(&mut self, name: &str) -> std::io::Result<bool> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let theirs = match rustix::fs::openat(&*self.folder, name, flags, Mode::empty()) {
+            Ok(fd) => File::from(fd),
+            // A link, a socket, a file of somebody else's: other bytes.
+            Err(_) => return Ok(false),
+        };
+        let meta = theirs.metadata()?;
+        if !meta.is_file() || meta.len() != self.file.metadata()?.len() {
+            return Ok(false);
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let ours = File::from(rustix::fs::openat(&*self.folder, &self.temporary, flags, Mode::empty())?);
+        if !same_bytes(ours, &theirs)? {
+            return Ok(false);
+        }
+        // It may stand in the page cache only, from an attempt that died before its flush.
+        theirs.sync_data()?;
+        Ok(true)
+    }
+}
+
+fn same_bytes(mut a: File, mut b: &File) -> std::io::Result<bool> {
+    let (mut left, mut right) = (vec![0; 1 << 16], vec![0; 1 << 16]);
+    loop {
+        let n = a.read(&mut left)?;
+        if n == 0 {
+            return Ok(b.read(&mut right[..1])? == 0);
+        }
+        match b.read_exact(&mut right[..n]) {
+            Ok(()) if left[..n] == right[..n] => {}
+            Ok(()) => return Ok(false),
+            Err(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(false),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+fn create(folder: &Folder, name: &str) -> std::io::Result<File> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(folder, name, flags, FILE_MODE) {
+        // Left behind by an attempt that died.
+        Err(Errno::EXIST) => {
+            rustix::fs::unlinkat(folder, name, AtFlags::empty())?;
+            Ok(File::from(rustix::fs::openat(folder, name, flags, FILE_MODE)?))
+        }
+        other => Ok(File::from(other?)),
+    }
+}
+
+/// `RENAME_NOREPLACE`, or what comes next to it on a file system without it (NFS, some FUSE).
+fn rename_noreplace(folder: &Folder, from: &str, to: &str) -> rustix::io::Result<()> {
+    match rustix::fs::renameat_with(folder, from, folder, to, RenameFlags::NOREPLACE) {
+        Err(Errno::INVAL | Errno::NOSYS | Errno::NOTSUP) => {}
+        other => return other,
+    }
+    match rustix::fs::linkat(folder, from, folder, to, AtFlags::empty()) {
+        Ok(()) => rustix::fs::unlinkat(folder, from, AtFlags::empty()),
+        Err(Errno::PERM | Errno::NOTSUP | Errno::NOSYS | Errno::MLINK) => {
+            match rustix::fs::statat(folder, to, AtFlags::SYMLINK_NOFOLLOW) {
+                Ok(_) => Err(Errno::EXIST),
+                Err(Errno::NOENT) => rustix::fs::renameat(folder, from, folder, to),
+                Err(errno) => Err(errno),
+            }
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+fn fault(what: &str, folder: &Folder, name: &str, error: &std::io::Error) -> FileFault {
+    let own = [Errno::LOOP, Errno::NAMETOOLONG, Errno::EXIST, Errno::ISDIR].map(Errno::raw_os_error);
+    FileFault {
+        reason: format!("could not {what} {:?}: {}", folder.path().join(name), plain(error)),
+        folder_down: !error.raw_os_error().is_some_and(|raw| own.contains(&raw)),
+    }
+}
+
+fn text(errno: Errno) -> String {
+    plain(&errno.into())
+}
+
+/// The system's words without Rust's `(os error N)`, in lower case as all our messages.
+pub fn plain(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error").next().unwrap_or_default();
+    let mut chars = text.chars();
+    match chars.next() {
+        Some(first) => first.to_lowercase().chain(chars).collect(),
+        None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn new<'a>(root: &'a Path, stem: &'a str, id: u64) -> NewFile<'a> {
+        NewFile {
+            root,
+            below: "",
+            stem,
+            suffix: ".hl7",
+            id: MessageId::new(id, 0),
+            part: (0, 0),
+            order: None,
+        }
+    }
+
+    fn write(root: &Path, stem: &str, id: u64, bytes: &[u8]) -> Result<PathBuf, FileFault> {
+        let mut folders = Folders::default();
+        let mut batch = FileBatch::new(&mut folders);
+        let staged = batch.stage(&new(root, stem, id), bytes)?;
+        batch.commit().of(staged).map(Path::to_owned).map_err(Clone::clone)
+    }
+
+    fn names(root: &Path) -> Vec<String> {
+        let mut names: Vec<String> =
+            std::fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn nothing_stands_under_the_final_name_before_the_commit() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folders = Folders::default();
+        let mut batch = FileBatch::new(&mut folders);
+        batch.stage(&new(dir.path(), "a", 1), b"one").unwrap();
+        assert!(names(dir.path()).iter().all(|n| n.starts_with('.')));
+        batch.commit();
+        assert_eq!(names(dir.path()), ["a.hl7"]);
+    }
+
+    #[test]
+    fn the_same_bytes_again_are_the_same_file() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "a", 1, b"one").unwrap();
+        write(dir.path(), "a", 1, b"one").unwrap();
+        assert_eq!(names(dir.path()), ["a.hl7"]);
+    }
+
+    #[test]
+    fn a_name_taken_by_other_bytes_gets_the_message_id() {
+        let dir = tempfile::tempdir().unwrap();
+        write(dir.path(), "a", 1, b"one").unwrap();
+        let path = write(dir.path(), "a", 2, b"two").unwrap();
+        let id = MessageId::new(2, 0);
+        assert_eq!(path, dir.path().join(format!("a_{id}.hl7")));
+        assert_eq!(std::fs::read(dir.path().join("a.hl7")).unwrap(), b"one");
+        assert_eq!(std::fs::read(path).unwrap(), b"two");
+    }
+
+    #[test]
+    fn a_link_planted_under_the_name_is_neither_followed_nor_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let victim = dir.path().join("victim");
+        std::fs::write(&victim, b"one").unwrap();
+        std::os::unix::fs::symlink(&victim, dir.path().join("a.hl7")).unwrap();
+        write(dir.path(), "a", 3, b"two").unwrap();
+        assert_eq!(std::fs::read(&victim).unwrap(), b"one");
+        assert_eq!(names(dir.path()).len(), 3);
+    }
+
+    #[test]
+    fn what_a_dead_attempt_left_is_written_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = format!(".hl7server-{}-0-0.part", MessageId::new(1, 0));
+        std::fs::write(dir.path().join(part), b"half of it and more").unwrap();
+        write(dir.path(), "a", 1, b"one").unwrap();
+        assert_eq!(names(dir.path()), ["a.hl7"]);
+    }
+
+    #[test]
+    fn a_file_where_the_folder_should_be_is_a_fault_of_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("drop");
+        std::fs::write(&root, b"").unwrap();
+        let fault = write(&root, "a", 1, b"one").unwrap_err();
+        assert!(fault.folder_down);
+        assert_eq!(fault.reason, format!("could not open folder {root:?}: not a directory"));
+    }
+
+    #[test]
+    fn many_files_are_put_in_place_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut folders = Folders::default();
+        let mut batch = FileBatch::new(&mut folders);
+        let stems: Vec<String> = (0..20).map(|n| format!("f{n:02}")).collect();
+        let staged: Vec<Staged> = stems
+            .iter()
+            .enumerate()
+            .map(|(n, stem)| batch.stage(&new(dir.path(), stem, n as u64), stem.as_bytes()).unwrap())
+            .collect();
+        let placed = batch.commit();
+        assert!(staged.iter().all(|s| placed.of(*s).is_ok()));
+        assert_eq!(names(dir.path()).len(), 20);
+    }
+}

@@ -1,0 +1,177 @@
+//! The folders that steps write into: opened once, made where absent, never reached through a link that somebody
+//! planted below the configured root.
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use rustix::io::Errno;
+use std::collections::HashMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const FOLDER_MODE: Mode = Mode::from_raw_mode(0o750);
+const OPEN_FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// Folders kept open by a delivery thread; above that all are closed and opened anew.
+const KEPT_MAX: usize = 64;
+
+/// An open folder.
+#[derive(Debug)]
+pub struct Folder {
+    fd: OwnedFd,
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Folder {
+    /// Its path, for messages.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file system it is on.
+    pub fn device(&self) -> u64 {
+        self.device
+    }
+}
+
+impl AsFd for Folder {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// The folders that one delivery thread keeps open.
+#[derive(Debug, Default)]
+pub struct Folders {
+    open: HashMap<PathBuf, Arc<Folder>>,
+}
+
+impl Folders {
+    /// The folder `below` (a relative path, from a time format) of `root`, made and made durable where absent.
+    /// `checked` holds the folders already looked at in this job.
+    ///
+    /// # Errors
+    /// What the system says of the first part that can be neither opened nor made; `ELOOP` for a symbolic link below
+    /// the root.
+    pub fn open(
+        &mut self,
+        root: &Path,
+        below: &str,
+        checked: &mut Vec<PathBuf>,
+    ) -> Result<Arc<Folder>, Errno> {
+        let path = folder_path(root, below);
+        if let Some(folder) = self.open.get(&path) {
+            if checked.contains(&path) || still_there(folder) {
+                if !checked.contains(&path) {
+                    checked.push(path);
+                }
+                return Ok(Arc::clone(folder));
+            }
+            self.open.remove(&path);
+        }
+        if self.open.len() >= KEPT_MAX {
+            self.open.clear();
+        }
+        let folder = Arc::new(open(root, below, path.clone())?);
+        self.open.insert(path.clone(), Arc::clone(&folder));
+        checked.push(path);
+        Ok(folder)
+    }
+
+    /// Forgets a folder that gave an error, so that the next attempt opens it anew.
+    pub fn forget(&mut self, folder: &Folder) {
+        self.open.remove(&folder.path);
+    }
+}
+
+/// The path of a folder below a root; an empty `below` is the root itself.
+pub fn folder_path(root: &Path, below: &str) -> PathBuf {
+    if below.is_empty() { root.to_owned() } else { root.join(below) }
+}
+
+/// A folder that was removed, replaced or mounted over since it was opened is not the one at its path any more.
+fn still_there(folder: &Folder) -> bool {
+    rustix::fs::stat(&folder.path).is_ok_and(|s| s.st_dev == folder.device && s.st_ino == folder.inode)
+}
+
+fn open(root: &Path, below: &str, path: PathBuf) -> Result<Folder, Errno> {
+    let mut fd = open_root(root)?;
+    for part in below.split('/').filter(|p| !p.is_empty() && *p != ".") {
+        if part == ".." {
+            return Err(Errno::XDEV);
+        }
+        fd = open_or_make(fd.as_fd(), Path::new(part), OFlags::NOFOLLOW)?;
+    }
+    let stat = rustix::fs::fstat(&fd)?;
+    Ok(Folder { fd, path, device: stat.st_dev, inode: stat.st_ino })
+}
+
+/// The root is the administrator's: links in its path are followed.
+fn open_root(root: &Path) -> Result<OwnedFd, Errno> {
+    match rustix::fs::openat(CWD, root, OPEN_FOLDER, Mode::empty()) {
+        Err(Errno::NOENT) => {}
+        other => return other,
+    }
+    let parent = root.parent().ok_or(Errno::NOENT)?;
+    let name = root.file_name().ok_or(Errno::NOENT)?;
+    let parent = open_root(parent)?;
+    open_or_make(parent.as_fd(), Path::new(name), OFlags::empty())
+}
+
+fn open_or_make(parent: BorrowedFd<'_>, name: &Path, extra: OFlags) -> Result<OwnedFd, Errno> {
+    match rustix::fs::openat(parent, name, OPEN_FOLDER | extra, Mode::empty()) {
+        Err(Errno::NOENT) => {}
+        // A link with O_DIRECTORY and O_NOFOLLOW is "not a directory": say what it is.
+        Err(Errno::NOTDIR) if is_link(parent, name) => return Err(Errno::LOOP),
+        other => return other,
+    }
+    match rustix::fs::mkdirat(parent, name, FOLDER_MODE) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno),
+    }
+    rustix::fs::fsync(parent)?;
+    rustix::fs::openat(parent, name, OPEN_FOLDER | extra, Mode::empty())
+}
+
+fn is_link(parent: BorrowedFd<'_>, name: &Path) -> bool {
+    let stat = rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    stat.is_ok_and(|s| rustix::fs::FileType::from_raw_mode(s.st_mode).is_symlink())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_folders_are_made() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("a/b");
+        let mut folders = Folders::default();
+        let folder = folders.open(&root, "2026/01/02", &mut Vec::new()).unwrap();
+        assert_eq!(folder.path(), root.join("2026/01/02"));
+        assert!(root.join("2026/01/02").is_dir());
+    }
+
+    #[test]
+    fn a_link_below_the_root_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        std::fs::create_dir(&root).unwrap();
+        std::os::unix::fs::symlink("/tmp", root.join("2026")).unwrap();
+        let errno = Folders::default().open(&root, "2026/01", &mut Vec::new()).unwrap_err();
+        assert_eq!(errno, Errno::LOOP);
+        let errno = Folders::default().open(&root, "../x", &mut Vec::new()).unwrap_err();
+        assert_eq!(errno, Errno::XDEV);
+    }
+
+    #[test]
+    fn a_folder_that_was_replaced_is_opened_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        let mut folders = Folders::default();
+        let first = folders.open(&root, "", &mut Vec::new()).unwrap();
+        std::fs::rename(&root, dir.path().join("old")).unwrap();
+        let second = folders.open(&root, "", &mut Vec::new()).unwrap();
+        assert_ne!(first.inode, second.inode);
+    }
+}

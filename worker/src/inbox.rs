@@ -1,0 +1,49 @@
+//! What the other threads tell the reactor. It is looked at once a turn of the event loop; the waker ends its wait.
+
+use crate::committer::Origin;
+use journal::MessageId;
+use link::Answer;
+use std::sync::Mutex;
+
+/// News for the reactor.
+#[derive(Debug)]
+pub enum News {
+    /// These messages are flushed: their answers may go out.
+    Committed(Vec<Origin>),
+    /// These messages could not be stored: their peers get no answer.
+    NotStored(Vec<Origin>),
+    /// These messages were given up by hand.
+    Discarded(Vec<MessageId>),
+    /// The answer to a question of the master.
+    Answer(u64, Answer),
+}
+
+/// The reactor's letter box.
+#[derive(Debug)]
+pub struct Inbox {
+    news: Mutex<Vec<News>>,
+    waker: mio::Waker,
+}
+
+impl Inbox {
+    /// An empty one that ends the reactor's wait by that waker.
+    pub fn new(waker: mio::Waker) -> Inbox {
+        Inbox { news: Mutex::default(), waker }
+    }
+
+    /// Puts news in.
+    pub fn push(&self, news: News) {
+        let mut list = self.news.lock().unwrap_or_else(|e| e.into_inner());
+        let first = list.is_empty();
+        list.push(news);
+        drop(list);
+        if first && let Err(error) = self.waker.wake() {
+            log::error!("could not wake the event loop: {error}");
+        }
+    }
+
+    /// Takes everything out.
+    pub fn take(&self) -> Vec<News> {
+        std::mem::take(&mut self.news.lock().unwrap_or_else(|e| e.into_inner()))
+    }
+}

@@ -1,0 +1,46 @@
+//! One channel, one process: it receives, journals, acknowledges and delivers.
+//!
+//! ```text
+//! accept:  reactor → transport → session → intake (admission) → committer → journal ─┐ flushed
+//!                                  peer ← transport ← session ← reactor ─────────────┘
+//! deliver: dispatcher → [task slot] → delivery → extract → step, step, step → done | again at | failed
+//! ```
+//! Threads: the reactor (this one, never blocks), the committer (sole writer of the journal), one delivery thread a
+//! task (blocking is fine there), the journal's filler, and a desk for questions that may wait for the disk.
+
+mod admission;
+mod clock;
+mod committer;
+mod connections;
+mod counters;
+mod delivery;
+mod desk;
+mod dispatcher;
+mod duplicates;
+mod extract;
+mod failed;
+mod files;
+mod flags;
+mod folders;
+mod inbox;
+mod intake;
+mod names;
+mod order;
+mod order_key;
+pub mod plan;
+mod quarantine;
+mod rate_limit;
+mod reactor;
+mod recovery;
+mod retry;
+mod room;
+mod session;
+mod signals;
+mod start;
+mod started;
+mod step;
+mod strikes;
+mod transport;
+
+pub use failed::FailedMessage;
+pub use start::{InitLog, run};

@@ -1,0 +1,238 @@
+//! What a worker finds on disk when it starts: the journal with the messages still open, the failed folder, and which
+//! messages its predecessor was working on when it ended.
+
+use crate::clock::Clock;
+use crate::dispatcher::{NewEntry, Wait};
+use crate::duplicates::TagKey;
+use crate::failed::{FailedFolder, FailedMessage, Failure};
+use crate::files::plain;
+use crate::flags;
+use crate::folders::Folders;
+use crate::plan::{Plan, StepSet};
+use crate::start::StartFault;
+use crate::started::Started;
+use crate::strikes;
+use config::WorkerSettings;
+use journal::{FileStorage, Journal, MessageId, OpenFault, Options, Recent, Record, Replayed};
+use link::Death;
+use std::collections::HashSet;
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a worker waits for one that still drains to give the journal up.
+const LOCK_WITHIN: Duration = Duration::from_secs(10);
+/// Time between two tries for the lock.
+const LOCK_EVERY: Duration = Duration::from_millis(20);
+
+/// What was found.
+pub(crate) struct Recovered {
+    /// Open for writing.
+    pub(crate) journal: Journal<FileStorage>,
+    /// Messages still open, in the order in which they were acknowledged.
+    pub(crate) entries: Vec<NewEntry>,
+    /// Messages to know duplicates by.
+    pub(crate) recent: Vec<Recent>,
+    /// Failed messages.
+    pub(crate) failed: Arc<FailedFolder>,
+    /// Which messages are being processed from now on.
+    pub(crate) started: Started,
+    /// The channel's key.
+    pub(crate) tag_key: TagKey,
+    /// Where things are.
+    pub(crate) paths: Paths,
+}
+
+/// The folders of a channel's state.
+#[derive(Clone, Debug)]
+pub(crate) struct Paths {
+    /// Segments and duplicate memory.
+    pub(crate) journal: PathBuf,
+    /// Failed messages.
+    pub(crate) failed: PathBuf,
+    /// Bytes that are no message.
+    pub(crate) quarantine: PathBuf,
+}
+
+/// Opens everything.
+pub(crate) fn recover(
+    settings: &WorkerSettings,
+    plan: &Plan,
+    predecessor: Option<Death>,
+    clock: &Clock,
+) -> Result<Recovered, StartFault> {
+    let folder = settings.state_path.join(&settings.channel.name);
+    let could_not = |what: &str, path: &Path, why: String| {
+        StartFault::temporary(format!("could not {what} {path:?}: {why}"))
+    };
+    Folders::default()
+        .open(&folder, "", &mut Vec::new())
+        .map_err(|e| could_not("make folder", &folder, plain(&e.into())))?;
+    let paths = Paths {
+        journal: folder.join("journal"),
+        failed: folder.join("failed"),
+        quarantine: folder.join("quarantine"),
+    };
+    let storage = lock(&paths.journal)?;
+    let tag_key =
+        tag_key(&folder.join("key")).map_err(|e| could_not("read", &folder.join("key"), plain(&e)))?;
+    let started = folder.join("started");
+    let (started, begun) = Started::open(&started).map_err(|e| could_not("open", &started, plain(&e)))?;
+
+    let mut replay = Replay {
+        plan,
+        begun: begun.into_iter().collect(),
+        weight: strikes::weight(predecessor),
+        latest_us: clock.now_us() + micros(settings.channel.retry.longest),
+        entries: Vec::new(),
+        finished: Vec::new(),
+    };
+    let (mut journal, summary) = Journal::open(storage, Options::default(), &mut |m| replay.take(m))
+        .map_err(|e| could_not("open journal", &paths.journal, e.to_string()))?;
+    for damage in &summary.damage {
+        log::error!("the journal is damaged: {damage}");
+    }
+    if summary.cut_bytes > 0 {
+        log::warn!(
+            "{} bytes of a torn tail were cut off the journal; nobody was told of them",
+            summary.cut_bytes
+        );
+    }
+    let Replay { mut entries, finished, .. } = replay;
+    let open: HashSet<MessageId> = entries.iter().map(|e| e.id).collect();
+    let failed = FailedFolder::open(&paths.failed, |id| open.contains(&id))
+        .map_err(|e| could_not("read folder", &paths.failed, plain(&e)))?;
+
+    let condemned: Vec<NewEntry> = entries.extract_if(.., |e| e.strikes >= strikes::LIMIT).collect();
+    let charge = |e: journal::JournalError| could_not("write journal", &paths.journal, e.to_string());
+    for entry in entries.iter().filter(|e| e.suspect && e.strikes > 0) {
+        journal.append(&Record::Strike { id: entry.id, count: entry.strikes }).map_err(charge)?;
+    }
+    let reader = journal.reader();
+    for entry in &condemned {
+        condemn(entry, settings, plan, &failed, &reader)?;
+        journal.append(&Record::Failed { id: entry.id, step: "crash" }).map_err(charge)?;
+    }
+    for entry in &finished {
+        journal.append(&Record::Done { ids: &[entry.id] }).map_err(charge)?;
+    }
+    journal.flush().map_err(charge)?;
+    condemned.iter().chain(&finished).for_each(|entry| journal.ended(entry.location));
+    journal.retire().map_err(charge)?;
+    let suspects = entries.iter().filter(|e| e.suspect).count();
+    log::info!(
+        "journal open: {} waiting, {} failed, {} segments{}",
+        entries.len(),
+        failed.count(),
+        summary.segments,
+        if suspects > 0 { format!(", {suspects} run alone first") } else { String::new() },
+    );
+    let failed = Arc::new(failed);
+    Ok(Recovered { journal, entries, recent: summary.recent, failed, started, tag_key, paths })
+}
+
+/// The old worker of a replaced channel, or an orphan of a dead master, may still be draining.
+fn lock(path: &Path) -> Result<FileStorage, StartFault> {
+    let deadline = Instant::now() + LOCK_WITHIN;
+    loop {
+        match FileStorage::open(path) {
+            Ok(storage) => return Ok(storage),
+            Err(OpenFault::Locked) if Instant::now() < deadline => std::thread::sleep(LOCK_EVERY),
+            Err(fault) => return Err(StartFault::temporary(format!("{path:?}: {fault}"))),
+        }
+    }
+}
+
+/// The channel's own hash key, made once.
+fn tag_key(path: &Path) -> std::io::Result<TagKey> {
+    if let Ok(bytes) = fs::read(path)
+        && let Ok(key) = bytes.try_into()
+    {
+        return Ok(TagKey(key));
+    }
+    let mut key = [0; 16];
+    getrandom::fill(&mut key).map_err(std::io::Error::other)?;
+    let temporary = path.with_extension("part");
+    let mut file =
+        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(&key)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+    Ok(TagKey(key))
+}
+
+/// Gathers what the journal has open.
+struct Replay<'a> {
+    plan: &'a Plan,
+    begun: HashSet<MessageId>,
+    weight: u8,
+    latest_us: i64,
+    entries: Vec<NewEntry>,
+    /// Messages that need nothing any more under the plan as it is now.
+    finished: Vec<NewEntry>,
+}
+
+impl Replay<'_> {
+    fn take(&mut self, message: Replayed) {
+        let mut steps = self.plan.steps_of(flags::workflow(message.flags));
+        for done in message.steps_done.iter().filter_map(|name| self.plan.place(name)) {
+            steps = steps.without(StepSet::one(done));
+        }
+        let suspect = self.begun.contains(&message.id);
+        let waits = message.again.into_iter().filter_map(|again| {
+            let place = self.plan.place(&again.step)?;
+            Some(Wait {
+                place: place as u8,
+                attempt: again.attempt,
+                // The clock may have been wrong when this was written.
+                until_us: again.until_us.min(self.latest_us),
+                since_us: again.since_us,
+                reason: again.reason.into(),
+            })
+        });
+        let entry = NewEntry {
+            id: message.id,
+            location: message.location,
+            received_us: message.time_us,
+            keys: if message.retried { Vec::new() } else { message.keys },
+            steps,
+            strikes: if suspect { message.strikes.saturating_add(self.weight) } else { message.strikes },
+            suspect: suspect && self.weight > 0,
+            waits: waits.collect(),
+        };
+        if steps.is_empty() { self.finished.push(entry) } else { self.entries.push(entry) }
+    }
+}
+
+/// A message that took its worker down too often goes to the failed folder.
+fn condemn(
+    entry: &NewEntry,
+    settings: &WorkerSettings,
+    plan: &Plan,
+    failed: &FailedFolder,
+    reader: &journal::Reader,
+) -> Result<(), StartFault> {
+    let received = reader.read(entry.location).ok();
+    let flags = received.as_ref().map_or(0, |r| r.flags);
+    let done = plan.steps_of(flags::workflow(flags)).without(entry.steps);
+    let failure = Failure {
+        step: "crash",
+        reason: "the worker ended again and again while this message was being processed",
+        attempts: 0,
+        steps_done: done.places().map(|p| plan.name(p).to_owned()).collect(),
+    };
+    log::error!("id={} outcome=failed step={}: {}", entry.id, failure.step, failure.reason);
+    let message = FailedMessage::of(&settings.channel.name, entry.id, received.as_ref(), failure);
+    let body = received.map(|r| r.body).unwrap_or_default();
+    failed.keep(entry.id, &message, &body).map_err(|e| {
+        StartFault::temporary(format!("could not keep failed message {}: {}", entry.id, plain(&e)))
+    })
+}
+
+fn micros(d: Duration) -> i64 {
+    i64::try_from(d.as_micros()).unwrap_or(i64::MAX)
+}

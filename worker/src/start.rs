@@ -1,0 +1,304 @@
+//! A worker's life: it takes its orders over the link, opens its journal, starts its threads, runs the event loop, and
+//! drains.
+
+use crate::clock::Clock;
+use crate::committer::{Append, Committer};
+use crate::counters::Counters;
+use crate::delivery::Delivery;
+use crate::desk::Desk;
+use crate::dispatcher::{Dispatcher, wait_until_idle};
+use crate::inbox::Inbox;
+use crate::intake::Intake;
+use crate::plan::Plan;
+use crate::quarantine::Quarantine;
+use crate::reactor::{Drained, Reactor, WAKER};
+use crate::recovery::{self, Recovered};
+use crate::signals::Signals;
+use config::{LogFormat, WorkerSettings};
+use crossbeam_channel::bounded;
+use link::{Report, SlotTable, Start, WorkerEnd};
+use std::ffi::CString;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How the binary starts logging in a worker: channel, filter (the syntax of `RUST_LOG`), JSON, to the journal of
+/// systemd.
+pub type InitLog = fn(&str, &str, bool, bool);
+
+/// Drained; nothing is wrong.
+const EXIT_DONE: u8 = 0;
+/// A fresh start may help.
+const EXIT_TEMPORARY: u8 = 75;
+/// Only another configuration helps.
+const EXIT_CONFIGURATION: u8 = 78;
+/// How long the master may take to say what to do.
+const ORDERS_WITHIN: Duration = Duration::from_secs(30);
+/// How long the master may take to hear why the worker cannot start.
+const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
+/// Appends waiting for the committer; more than that stop the reading.
+const QUEUED_MAX: usize = 4096;
+/// Questions waiting at the desk.
+const QUESTIONS_MAX: usize = 16;
+
+/// Why a worker cannot start.
+#[derive(Debug)]
+pub(crate) struct StartFault {
+    /// For the log and the master.
+    pub(crate) reason: String,
+    /// Exit status.
+    pub(crate) status: u8,
+}
+
+impl StartFault {
+    /// A fault that a fresh start may not meet again.
+    pub(crate) fn temporary(reason: String) -> StartFault {
+        StartFault { reason, status: EXIT_TEMPORARY }
+    }
+}
+
+impl From<io::Error> for StartFault {
+    fn from(error: io::Error) -> Self {
+        StartFault::temporary(crate::files::plain(&error))
+    }
+}
+
+/// Runs a worker whose link is its standard input; returns its exit status.
+pub fn run(init_log: InitLog) -> u8 {
+    // Asked for at once; where the master is gone already, the link says so.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    let (mut link, start, descriptors) = match take_orders() {
+        Ok(orders) => orders,
+        Err(reason) => {
+            init_log("", "", false, false);
+            log::error!("a worker could not take its orders: {reason}");
+            return EXIT_TEMPORARY;
+        }
+    };
+    let settings: WorkerSettings = match serde_json::from_str(&start.settings) {
+        Ok(settings) => settings,
+        Err(error) => {
+            init_log("", &start.log_level, false, start.journald);
+            log::error!("the settings cannot be read: {error}");
+            return EXIT_CONFIGURATION;
+        }
+    };
+    let json = settings.log_format == LogFormat::Json;
+    init_log(&settings.channel.name, &start.log_level, json, start.journald);
+    log_panics();
+    no_core_dumps();
+    if let Ok(name) = CString::new(format!("hl7:{}", settings.channel.name)) {
+        let _ = rustix::thread::set_name(&name);
+    }
+    let drained = match Worker::prepare(Arc::new(settings), &start, descriptors) {
+        Ok(worker) => catch_unwind(AssertUnwindSafe(|| worker.run(link))),
+        Err(fault) => {
+            log::error!("{}", fault.reason);
+            let _ = link.send(&Report::CannotStart { reason: fault.reason }, LAST_WORDS_WITHIN);
+            return fault.status;
+        }
+    };
+    match drained {
+        Ok(Ok(())) => EXIT_DONE,
+        Ok(Err(error)) => {
+            log::error!("the event loop failed: {error}; the worker starts afresh");
+            EXIT_TEMPORARY
+        }
+        Err(_) => std::process::abort(),
+    }
+}
+
+fn take_orders() -> Result<(WorkerEnd, Start, Vec<OwnedFd>), String> {
+    let mut link = WorkerEnd::from_stdin().map_err(|e| e.to_string())?;
+    let (start, descriptors) = link.recv_start(ORDERS_WITHIN).map_err(|e| e.to_string())?;
+    Ok((link, start, descriptors))
+}
+
+/// Where a panic happened, and nothing of its text: that may quote a message.
+fn log_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let place = panic.location().map(|l| format!("{}:{}", l.file(), l.line())).unwrap_or_default();
+        log::error!("a bug of ours: panic at {place} in thread {:?}", thread.name().unwrap_or("?"));
+    }));
+}
+
+/// A core would hold patient data.
+fn no_core_dumps() {
+    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Core, none) {
+        log::warn!("could not switch off core dumps: {error}");
+    }
+}
+
+/// All that is there before the event loop runs.
+struct Worker {
+    reactor: ReactorParts,
+    committer: Committer,
+    desk: Desk,
+    delivery: Arc<Delivery>,
+    filler: journal::Filler,
+    waiting: u64,
+}
+
+/// The event loop without its link.
+struct ReactorParts {
+    listener: TcpListener,
+    poll: mio::Poll,
+    inbox: Arc<Inbox>,
+    signals: Signals,
+    intake: Intake,
+    appends: crossbeam_channel::Sender<Append>,
+    questions: crossbeam_channel::Sender<(u64, link::Question)>,
+    counters: Arc<Counters>,
+    recovered: recovery::Paths,
+}
+
+impl Worker {
+    fn prepare(
+        settings: Arc<WorkerSettings>,
+        start: &Start,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Worker, StartFault> {
+        let [listener, table]: [OwnedFd; 2] = descriptors.try_into().map_err(|_| {
+            StartFault::temporary("the master did not hand over listener and slots".to_owned())
+        })?;
+        let listener = TcpListener::from(listener);
+        listener.set_nonblocking(true)?;
+        let slots = SlotTable::attach(table)?.slots(start.slot_owner);
+        let signals = Signals::block()?;
+        let clock = Clock::start();
+        let plan = Arc::new(Plan::of(&settings));
+        let Recovered { journal, entries, recent, failed, started, tag_key, paths } =
+            recovery::recover(&settings, &plan, start.predecessor, &clock)?;
+        let quarantine = Quarantine::open(paths.quarantine.clone())?;
+        let poll = mio::Poll::new()?;
+        let inbox = Arc::new(Inbox::new(mio::Waker::new(poll.registry(), WAKER)?));
+        let counters = Arc::new(Counters::new(&plan));
+        let tasks = usize::from(settings.channel.tasks);
+        let dispatcher = Arc::new(Dispatcher::new(&plan, settings.channel.retry, tasks));
+        let waiting = entries.len() as u64;
+        dispatcher.add(entries);
+        let (appends, queue) = bounded(QUEUED_MAX);
+        let (questions, asked) = bounded(QUESTIONS_MAX);
+        let reader = journal.reader();
+        let random = getrandom::u64().map_err(|e| StartFault::temporary(e.to_string()))?;
+        let (inbox2, failed2) = (Arc::clone(&inbox), Arc::clone(&failed));
+        Ok(Worker {
+            waiting,
+            filler: journal.filler(),
+            delivery: Arc::new(Delivery {
+                settings: Arc::clone(&settings),
+                plan: Arc::clone(&plan),
+                dispatcher: Arc::clone(&dispatcher),
+                reader: reader.clone(),
+                committer: appends.clone(),
+                failed: Arc::clone(&failed),
+                counters: Arc::clone(&counters),
+                started,
+                slots,
+                clock,
+            }),
+            desk: Desk {
+                questions: asked,
+                inbox: Arc::clone(&inbox),
+                committer: appends.clone(),
+                dispatcher: Arc::clone(&dispatcher),
+                failed: Arc::clone(&failed),
+                plan: Arc::clone(&plan),
+                reader,
+            },
+            committer: Committer {
+                journal,
+                queue,
+                inbox: inbox2,
+                dispatcher,
+                plan,
+                failed: failed2,
+                quarantine,
+                counters: Arc::clone(&counters),
+            },
+            reactor: ReactorParts {
+                listener,
+                poll,
+                inbox,
+                signals,
+                intake: Intake::new(settings, Arc::clone(&counters), failed, recent, tag_key, random),
+                appends,
+                questions,
+                counters,
+                recovered: paths,
+            },
+        })
+    }
+
+    /// Runs until drained.
+    fn run(self, mut link: WorkerEnd) -> io::Result<()> {
+        let Worker { reactor: parts, committer, desk, delivery, filler, waiting } = self;
+        let dispatcher = Arc::clone(&delivery.dispatcher);
+        let committing = spawn_vital("committer", || committer.run())?;
+        spawn_vital("filler", move || fill(&filler))?;
+        spawn_vital("desk", || desk.run())?;
+        for thread in 0..usize::from(delivery.settings.channel.tasks) {
+            let delivery = Arc::clone(&delivery);
+            spawn_vital(&format!("delivery {thread}"), move || delivery.run(thread))?;
+        }
+        link.queue(&Report::Ready { pid: std::process::id(), waiting }).map_err(io::Error::other)?;
+        let appends = parts.appends.clone();
+        let reactor = Reactor {
+            settings: Arc::clone(&delivery.settings),
+            plan: Arc::clone(&delivery.plan),
+            clock: delivery.clock,
+            poll: parts.poll,
+            inbox: parts.inbox,
+            listener: Some(mio::net::TcpListener::from_std(parts.listener)),
+            link,
+            signals: parts.signals,
+            intake: parts.intake,
+            committer: parts.appends,
+            desk: parts.questions,
+            counters: parts.counters,
+            dispatcher: Arc::clone(&dispatcher),
+            failed: Arc::clone(&delivery.failed),
+            journal_path: parts.recovered.journal,
+            slots: delivery.slots.clone(),
+        };
+        let Drained { timeout } = reactor.run()?;
+        if !wait_until_idle(&dispatcher, Instant::now() + timeout) {
+            log::warn!(
+                "{} messages were still being delivered; they go on after the start",
+                dispatcher.running()
+            );
+        }
+        if appends.send(Append::Stop).is_ok() {
+            let _ = committing.join();
+        }
+        log::info!("drained, {} waiting", dispatcher.open());
+        Ok(())
+    }
+}
+
+/// Works ahead of the journal's writer, until the journal is closed.
+fn fill(filler: &journal::Filler) {
+    loop {
+        match filler.step() {
+            Ok(true) => {}
+            Ok(false) => return,
+            // The journal is dead; the committer meets it at its next call and says what follows.
+            Err(error) => return log::error!("the journal's filler ended: {error}"),
+        }
+    }
+}
+
+/// A thread without which the worker is none: its panic ends the process.
+fn spawn_vital(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        if catch_unwind(AssertUnwindSafe(work)).is_err() {
+            std::process::abort();
+        }
+    })
+}

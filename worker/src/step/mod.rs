@@ -1,0 +1,92 @@
+//! The steps. Each takes a message that has been read and mapped, and either stages files or ends; none knows the
+//! others, the session, or which attempt this is.
+
+pub mod archive;
+pub mod attachment;
+pub mod drop_folder;
+
+use crate::dispatcher::StepEnd;
+use crate::files::{FileBatch, FileFault, NewFile, Staged};
+use crate::names::NameParts;
+use config::Channel;
+use hl7::message::Message;
+
+/// What a step does its work from.
+#[derive(Debug)]
+pub struct Context<'a> {
+    /// The settings.
+    pub channel: &'a Channel,
+    /// The message's bytes as they came.
+    pub body: &'a [u8],
+    /// The message, read; `None` before the mapping.
+    pub message: Option<&'a Message<'a>>,
+    /// What its files are named from.
+    pub names: &'a NameParts,
+    /// The folder below an archive's root, from the time of receipt.
+    pub below: &'a str,
+    /// Its order key: its files stand behind those of an earlier message with the same key.
+    pub order: Option<u64>,
+}
+
+/// How far a step came.
+#[derive(Debug)]
+pub enum Progress {
+    /// Done once these files are in place and flushed.
+    Staged(Vec<Staged>),
+    /// It ended.
+    Ended(StepEnd),
+    /// A fault that stays, with its reason: the message fails.
+    Failed(String),
+}
+
+/// A file's fault as a step's end.
+pub fn again(fault: &FileFault) -> StepEnd {
+    StepEnd::Again { reason: fault.reason.clone(), target_down: fault.folder_down, wanted_us: None }
+}
+
+/// The attachments of one message, found when the first step asks for them.
+#[derive(Debug, Default)]
+pub struct Attachments(Option<Result<Vec<attachment::Attachment>, String>>);
+
+impl Attachments {
+    fn of(&mut self, context: &Context<'_>) -> Result<&[attachment::Attachment], String> {
+        let found = self.0.get_or_insert_with(|| match context.message {
+            Some(message) => attachment::find(message, context.channel),
+            None => Err("the message was not read".to_owned()),
+        });
+        found.as_deref().map_err(Clone::clone)
+    }
+}
+
+/// Where a step writes one file an attachment.
+fn stage_attachments(
+    context: &Context<'_>,
+    attachments: &mut Attachments,
+    batch: &mut FileBatch<'_>,
+    root: &std::path::Path,
+    below: &str,
+    place: usize,
+) -> Progress {
+    let found = match attachments.of(context) {
+        Ok(found) => found,
+        Err(reason) => return Progress::Failed(reason),
+    };
+    let mut staged = Vec::new();
+    for (at, attachment) in found.iter().enumerate() {
+        let number = (found.len() > 1).then_some(at + 1);
+        let file = NewFile {
+            root,
+            below,
+            stem: &context.names.attachment_stem(number),
+            suffix: attachment.suffix,
+            id: context.names.message_id,
+            part: (place, at),
+            order: context.order,
+        };
+        match batch.stage(&file, &attachment.bytes) {
+            Ok(file) => staged.push(file),
+            Err(fault) => return Progress::Ended(again(&fault)),
+        }
+    }
+    Progress::Staged(staged)
+}
