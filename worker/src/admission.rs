@@ -61,3 +61,53 @@ fn workflow(body: &[u8], header: &Header<'_>, table: &WorkflowTable) -> Result<W
     let type_known = table.by_type.keys().any(|t| t.split('^').next() == Some(code.as_ref()));
     Err(if type_known { &Refusal::EVENT_UNKNOWN } else { &Refusal::TYPE_UNKNOWN })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::settings;
+
+    fn outcome(msh: &str, rest: &str, lines: &str) -> String {
+        let settings = settings(lines);
+        let body = format!("{msh}\r{rest}");
+        match admit(body.as_bytes(), &settings.channel) {
+            Admission::Accept { workflow, .. } => crate::plan::workflow_name(workflow).to_owned(),
+            Admission::Refuse { refusal, .. } => format!("{} {}", refusal.code.as_str(), refusal.error),
+            Admission::InboundAcknowledgment => "silence".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_receipt_depends_on_decides() {
+        for (message_type, control_id, expected) in [
+            ("ADT^A01", "1", "credentials"),
+            ("ORU^R01^ORU_R01", "1", "document"),
+            ("MDM^T02", "1", "document"),
+            ("ADT^A34", "1", "patient_merge"),
+            ("ADT^A99", "1", "AR 201"),
+            ("SIU^S12", "1", "AR 200"),
+            ("ADT^A01", "", "AE 101"),
+            ("", "1", "AE 101"),
+            ("ACK^A01", "1", "silence"),
+            ("MCF", "1", "silence"),
+        ] {
+            let msh = format!("MSH|^~\\&|A|B|C|D|20260101||{message_type}|{control_id}|P|2.5");
+            assert_eq!(outcome(&msh, "", "mapping: {}"), expected, "{message_type} {control_id}");
+        }
+        assert_eq!(outcome("PID|1", "", "mapping: {}"), "AR 100");
+    }
+
+    #[test]
+    fn an_event_that_stands_only_in_evn_counts() {
+        let msh = "MSH|^~\\&|A|B|C|D|20260101||ADT|1|P|2.1";
+        assert_eq!(outcome(msh, "EVN|A08|20260101\r", "mapping: {}"), "credentials");
+    }
+
+    #[test]
+    fn message_types_add_to_the_table() {
+        let msh = "MSH|^~\\&|A|B|C|D|20260101||SIU^S12|1|P|2.5";
+        assert_eq!(outcome(msh, "", "message_types: { SIU^S12: store }"), "store");
+        assert_eq!(outcome(msh, "", "message_types: { SIU: document }"), "document");
+        assert_eq!(outcome(msh, "", "message_types: { \"*\": store }"), "store");
+    }
+}

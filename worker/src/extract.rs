@@ -67,3 +67,48 @@ fn value_of(message: &Message<'_>, mapping: &Mapping, separator: &str) -> Result
         },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::settings;
+
+    const TEXT: &str = "MSH|^~\\&|A|B|C|D|20260101||ADT^A01|1|P|2.5\r\
+        PID|1||4711^^^X||M\\T\\S^Eva^\"\"|||F|||||+49 (0) 170-12\r";
+
+    fn mapped(lines: &str) -> Result<Vec<(String, Option<String>)>, String> {
+        let settings = settings(lines);
+        let message = Message::parse(TEXT).unwrap();
+        let metadata = extract(&message, &settings.channel)?;
+        Ok(metadata.iter().map(|(n, v)| (n.to_owned(), v.map(str::to_owned))).collect())
+    }
+
+    fn one(lines: &str) -> Option<String> {
+        mapped(lines).unwrap().remove(0).1
+    }
+
+    #[test]
+    fn several_paths_are_joined_and_empty_parts_left_out() {
+        assert_eq!(one("mapping: { n: [PID.1.5.1, PID.1.5.3, PID.1.5.2] }").unwrap(), "M&S Eva");
+        let lines = "mapping: { n: [PID.1.5.1, PID.1.5.2] }\nmapping_separator: \", \"";
+        assert_eq!(one(lines).unwrap(), "M&S, Eva");
+    }
+
+    #[test]
+    fn nothing_found_fails_unless_the_mapping_may_be_ignored() {
+        let fault = mapped("mapping: { n: PID.1.19 }").unwrap_err();
+        assert!(fault.starts_with("mapping \"n\" found nothing at PID.1.19"), "{fault}");
+        assert_eq!(one("mapping: { n: PID.1.19 }\nmapping_ignore: [n]"), None);
+    }
+
+    #[test]
+    fn the_null_of_hl7_is_found_and_empty() {
+        assert_eq!(one("mapping: { n: PID.1.5.3 }").as_deref(), Some(""));
+    }
+
+    #[test]
+    fn the_pattern_of_the_reference_keeps_a_leading_plus() {
+        let lines = "mapping: { n: PID.1.13 }\ncustom_regex: { n: \"[^0-9+]|(?<!^)\\\\+\" }";
+        assert_eq!(one(lines).unwrap(), "+49017012");
+    }
+}

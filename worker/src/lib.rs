@@ -40,6 +40,8 @@ mod start;
 mod started;
 mod step;
 mod strikes;
+#[cfg(test)]
+mod testing;
 mod transport;
 
 pub use failed::FailedMessage;

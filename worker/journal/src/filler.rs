@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use crate::error::{JournalError, is_full};
 use crate::footer;
-use crate::recall::{self, RECENT_MAX, Recent};
-use crate::record::Meta;
+use crate::recall::{self, RECENT_MAX, Recent, State};
+use crate::meta::Meta;
 use crate::scan;
 use crate::segment::{Header, Segment, segment_name};
 use crate::shared::{Chore, Next, Shared, Work};
@@ -299,24 +299,30 @@ fn retire<S: Storage>(
     first: u32,
     last: u32,
 ) -> Result<(), JournalError> {
-    let mut entries = VecDeque::new();
+    let mut entries: VecDeque<Recent> = VecDeque::new();
     for number in first..=last {
         let (file, seed) = match open(shared, number) {
             Ok(opened) => opened,
             Err(JournalError::Gone { .. } | JournalError::Corrupt { .. }) => continue,
             Err(error) => return Err(error),
         };
-        let ends = shared.ends();
         scan::walk(&file, number, seed, &mut |found| {
             if let Some(Meta::Received(meta)) = Meta::decode(found.head.kind, found.meta) {
                 let (tag, id, time_us) = (meta.tag, meta.id, meta.time_us);
                 if entries.len() == 2 * RECENT_MAX {
                     entries.drain(..RECENT_MAX);
                 }
-                entries.push_back(Recent { tag, id, time_us, state: ends.get(id) });
+                entries.push_back(Recent { tag, id, time_us, state: State::Done });
             }
         })
         .map_err(JournalError::Io)?;
+    }
+    {
+        // Not while the segments are walked: the writer needs this lock.
+        let ends = shared.ends();
+        for entry in &mut entries {
+            entry.state = ends.get(entry.id);
+        }
     }
     recall::save(&shared.storage, files, last, entries)?;
     // From here on the name of that file makes the segments needless, whatever order they vanish in.

@@ -6,7 +6,8 @@ use std::io::{self, IoSlice};
 
 use crc32c::crc32c_append;
 
-use crate::record::{self, Fields, HEAD_BYTES, Head, Location, kind, seed_at};
+use crate::meta::Fields;
+use crate::record::{self, HEAD_BYTES, Head, Location, kind, seed_at};
 use crate::scan::{Found, Walk, Window, walk_records};
 use crate::segment::DATA_START;
 use crate::storage::{self, File};

@@ -14,6 +14,7 @@ mod error;
 mod filler;
 mod footer;
 mod id;
+mod meta;
 mod read_only;
 mod reader;
 mod recall;

@@ -6,7 +6,8 @@ use crc32c::crc32c_append;
 
 use crate::error::JournalError;
 use crate::id::MessageId;
-use crate::record::{HEAD_BYTES, Head, Location, MARK_BYTES, Meta, Tag, end_mark, seed_at};
+use crate::meta::Meta;
+use crate::record::{HEAD_BYTES, Head, Location, MARK_BYTES, Tag, end_mark, seed_at};
 use crate::segment::segment_name;
 use crate::shared::Shared;
 use crate::storage::{self, File, FileStorage, Storage};

@@ -10,7 +10,8 @@ use std::io::{self, IoSlice};
 use crc32c::crc32c_append;
 
 use crate::id::MessageId;
-use crate::record::{Fields, Tag};
+use crate::meta::Fields;
+use crate::record::Tag;
 use crate::replay::IdHasher;
 use crate::storage::{self, File, Storage};
 

@@ -7,6 +7,7 @@
 use crc32c::crc32c_append;
 
 use crate::id::MessageId;
+use crate::meta::Fields;
 
 /// Where a record stands: a segment, an offset and the whole record's length, the last two in bytes.
 #[derive(Debug, Copy, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,7 +60,7 @@ pub struct Received<'a> {
 /// What can be appended.
 #[derive(Debug, Copy, Clone, PartialEq, Eq)]
 pub enum Record<'a> {
-    /// A message came in. Repeated for an id that has ended, it opens that message anew.
+    /// A message came in. Repeated for an id that has ended, it opens that message anew, with nothing done.
     Received(Received<'a>),
     /// Work on these messages begins. Needs no flush.
     Started {
@@ -109,8 +110,9 @@ pub enum Record<'a> {
         /// The step.
         step: &'a str,
     },
-    /// A message that had ended is open again, by hand. Comes after its `Received` is appended anew: the
-    /// segment of the first one may be gone.
+    /// A message that had ended is open again, by hand. Says nothing unless its `Received` was appended anew
+    /// in front of it, and is followed by what need not be repeated (`StepDone`, `Frozen`): the segments with
+    /// the first ones may be gone.
     Retried {
         /// The message.
         id: MessageId,
@@ -151,7 +153,7 @@ pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"jrec");
 pub(crate) const VERSION: u8 = 1;
 const RECEIVED_BYTES: usize = 16 + 8 + 8 + 32 + 4 + 2 + 1 + 1;
 const AGAIN_BYTES: usize = 16 + 8 + 8 + 4 + 1;
-const ID_BYTES: usize = 16;
+pub(crate) const ID_BYTES: usize = 16;
 
 /// The kinds of record, as they stand in the header.
 pub(crate) mod kind {
@@ -372,154 +374,146 @@ fn cut(text: &str, most: usize) -> &str {
     &text[..text.floor_char_boundary(most)]
 }
 
-/// A record's meta part, read back.
-#[derive(Debug, Copy, Clone, PartialEq, Eq)]
-pub(crate) enum Meta<'a> {
-    Received(ReceivedMeta<'a>),
-    Started(IdList<'a>),
-    Frozen { id: MessageId, step: &'a str },
-    StepDone { id: MessageId, step: &'a str },
-    Again { id: MessageId, step: &'a str, attempt: u32, until_us: i64, since_us: i64, reason: &'a str },
-    Done(IdList<'a>),
-    Failed { id: MessageId, step: &'a str },
-    Retried { id: MessageId },
-    Discarded { id: MessageId },
-    Returned { id: MessageId },
-    Strike { id: MessageId, count: u8 },
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meta::Meta;
+    use proptest::prelude::*;
 
-/// A message's meta part, read back.
-#[derive(Debug, Copy, Clone, PartialEq, Eq)]
-pub(crate) struct ReceivedMeta<'a> {
-    pub(crate) id: MessageId,
-    pub(crate) time_us: i64,
-    /// 0: where the record stands.
-    pub(crate) order: u64,
-    pub(crate) tag: Tag,
-    pub(crate) utc_offset_s: i32,
-    pub(crate) flags: u8,
-    pub(crate) peer: &'a str,
-    keys: &'a [u8],
-}
+    /// The fields of any record; ids and texts beyond what a kind has are left unused.
+    type Parts = (u8, Vec<u128>, String, String, Vec<u64>, Vec<u8>, (i64, i64, i32, u32, u8));
 
-impl<'a> ReceivedMeta<'a> {
-    pub(crate) fn keys(&self) -> impl ExactSizeIterator<Item = u64> + use<'a> {
-        self.keys.as_chunks().0.iter().map(|&key| u64::from_le_bytes(key))
+    fn parts() -> impl Strategy<Value = Parts> {
+        (
+            0u8..11,
+            proptest::collection::vec(any::<u128>(), 1..40),
+            "[a-zä]{0,60}",
+            "\\PC{0,40}",
+            proptest::collection::vec(any::<u64>(), 0..20),
+            proptest::collection::vec(any::<u8>(), 0..300),
+            any::<(i64, i64, i32, u32, u8)>(),
+        )
     }
-}
 
-/// Ids as they stand in a record.
-#[derive(Debug, Copy, Clone, PartialEq, Eq)]
-pub(crate) struct IdList<'a>(&'a [u8]);
-
-impl<'a> IdList<'a> {
-    pub(crate) fn iter(self) -> impl ExactSizeIterator<Item = MessageId> + use<'a> {
-        self.0.as_chunks().0.iter().map(|&id| MessageId::from_bytes(id))
+    fn ids(parts: &Parts) -> Vec<MessageId> {
+        parts.1.iter().map(|id| MessageId::from_bytes(id.to_le_bytes())).collect()
     }
-}
 
-impl<'a> Meta<'a> {
-    /// Nothing when the bytes are no meta part of that kind.
-    pub(crate) fn decode(kind: u8, bytes: &'a [u8]) -> Option<Meta<'a>> {
-        let mut from = Fields(bytes);
-        let meta = match kind {
-            kind::RECEIVED => Meta::Received(from.received()?),
-            kind::STARTED => Meta::Started(from.ids()?),
-            kind::DONE => Meta::Done(from.ids()?),
-            kind::FROZEN => Meta::Frozen { id: from.id()?, step: from.rest()? },
-            kind::STEP_DONE => Meta::StepDone { id: from.id()?, step: from.rest()? },
-            kind::FAILED => Meta::Failed { id: from.id()?, step: from.rest()? },
-            kind::AGAIN => {
-                let id = from.id()?;
-                let until_us = from.u64()? as i64;
-                let since_us = from.u64()? as i64;
-                let attempt = from.u32()?;
-                let step_bytes = from.u8()? as usize;
-                let step = from.text(step_bytes)?;
-                Meta::Again { id, step, attempt, until_us, since_us, reason: from.rest()? }
+    fn record<'a>(parts: &'a Parts, ids: &'a [MessageId]) -> Record<'a> {
+        let (which, _, step, text, keys, body, (a, b, c, d, e)) = parts;
+        let (id, step) = (ids[0], step.as_str());
+        match which {
+            0 => {
+                let tag = Tag { identity: [*e; 16], content: [*d as u8; 16] };
+                let (peer, time_us, utc_offset_s, flags) = (text.as_str(), *a, *c, *e);
+                Record::Received(Received { id, time_us, utc_offset_s, peer, keys, tag, flags, body })
             }
-            kind::RETRIED => Meta::Retried { id: from.id()? },
-            kind::DISCARDED => Meta::Discarded { id: from.id()? },
-            kind::RETURNED => Meta::Returned { id: from.id()? },
-            kind::STRIKE => Meta::Strike { id: from.id()?, count: from.u8()? },
-            _ => return None,
+            1 => Record::Started { ids },
+            2 => Record::Done { ids },
+            3 => Record::Frozen { id, step, values: body },
+            4 => Record::StepDone { id, step },
+            5 => Record::Again { id, step, attempt: *d, until_us: *a, since_us: *b, reason: text },
+            6 => Record::Failed { id, step },
+            7 => Record::Retried { id },
+            8 => Record::Discarded { id },
+            9 => Record::Returned { id },
+            _ => Record::Strike { id, count: *e },
+        }
+    }
+
+    /// What a meta part says, said again.
+    fn again(meta: Meta<'_>, body: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let (keys, ids): (Vec<u64>, Vec<MessageId>) = match meta {
+            Meta::Received(meta) => (meta.keys().collect(), Vec::new()),
+            Meta::Started(ids) | Meta::Done(ids) => (Vec::new(), ids.iter().collect()),
+            _ => Default::default(),
         };
-        from.0.is_empty().then_some(meta)
-    }
-}
-
-/// Takes fields off the front of bytes.
-pub(crate) struct Fields<'a>(pub(crate) &'a [u8]);
-
-impl<'a> Fields<'a> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (array, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*array)
-    }
-
-    pub(crate) fn take(&mut self, bytes: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(bytes)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    pub(crate) fn u8(&mut self) -> Option<u8> {
-        self.array::<1>().map(|[byte]| byte)
-    }
-
-    pub(crate) fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_le_bytes)
-    }
-
-    pub(crate) fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-
-    pub(crate) fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
+        let mut order = 0;
+        let record = match meta {
+            Meta::Received(meta) => {
+                order = meta.order;
+                Record::Received(Received {
+                    id: meta.id,
+                    time_us: meta.time_us,
+                    utc_offset_s: meta.utc_offset_s,
+                    peer: meta.peer,
+                    keys: &keys,
+                    tag: meta.tag,
+                    flags: meta.flags,
+                    body,
+                })
+            }
+            Meta::Started(_) => Record::Started { ids: &ids },
+            Meta::Done(_) => Record::Done { ids: &ids },
+            Meta::Frozen { id, step } => Record::Frozen { id, step, values: body },
+            Meta::StepDone { id, step } => Record::StepDone { id, step },
+            Meta::Again { id, step, attempt, until_us, since_us, reason } => {
+                Record::Again { id, step, attempt, until_us, since_us, reason }
+            }
+            Meta::Failed { id, step } => Record::Failed { id, step },
+            Meta::Retried { id } => Record::Retried { id },
+            Meta::Discarded { id } => Record::Discarded { id },
+            Meta::Returned { id } => Record::Returned { id },
+            Meta::Strike { id, count } => Record::Strike { id, count },
+        };
+        record.write_meta(&mut bytes, order);
+        bytes
     }
 
-    pub(crate) fn id(&mut self) -> Option<MessageId> {
-        self.array().map(MessageId::from_bytes)
+    proptest! {
+        #[test]
+        fn what_is_encoded_decodes_to_what_encodes_alike(parts in parts(), order in any::<u64>()) {
+            let ids = ids(&parts);
+            let record = record(&parts, &ids);
+            let mut bytes = Vec::new();
+            record.write_meta(&mut bytes, order);
+            prop_assert_eq!(bytes.len(), record.meta_bytes());
+            let meta = Meta::decode(record.kind(), &bytes).expect("our own bytes");
+            prop_assert_eq!(again(meta, record.body()), bytes);
+        }
+
+        #[test]
+        fn any_bytes_decode_to_what_encodes_to_them_or_to_nothing(
+            kind in 0u8..13,
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            if let Some(meta) = Meta::decode(kind, &bytes) {
+                prop_assert_eq!(again(meta, &[]).len(), bytes.len());
+            }
+        }
+
+        #[test]
+        fn a_header_counts_at_its_own_place_only(seed in any::<u32>(), other in any::<u32>(), bit in 0usize..256) {
+            let head = Head { kind: 3, meta_bytes: 9, body_bytes: 8, unflushed: 7, sequence: 6, crc: 5 };
+            let mut bytes = head.encode(seed);
+            prop_assert_eq!(Head::decode(&bytes, seed), Some(head));
+            if other != seed {
+                prop_assert_eq!(Head::decode(&bytes, other), None);
+            }
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(Head::decode(&bytes, seed), None);
+        }
     }
 
-    pub(crate) fn tag(&mut self) -> Option<Tag> {
-        Some(Tag { identity: self.array()?, content: self.array()? })
+    #[test]
+    fn texts_are_cut_between_characters() {
+        let long = "ä".repeat(40);
+        let mut bytes = Vec::new();
+        let id = MessageId::new(1, 1);
+        let tag = Tag::default();
+        let peer = long.as_str();
+        let message =
+            Received { id, time_us: 0, utc_offset_s: 0, peer, keys: &[], tag, flags: 0, body: b"" };
+        Record::Received(message).write_meta(&mut bytes, 0);
+        let Some(Meta::Received(meta)) = Meta::decode(kind::RECEIVED, &bytes) else { panic!() };
+        assert_eq!(meta.peer, "ä".repeat(32));
     }
 
-    fn text(&mut self, bytes: usize) -> Option<&'a str> {
-        std::str::from_utf8(self.take(bytes)?).ok()
-    }
-
-    fn rest(&mut self) -> Option<&'a str> {
-        self.text(self.0.len())
-    }
-
-    fn ids(&mut self) -> Option<IdList<'a>> {
-        let ids = self.take(self.0.len())?;
-        ids.len().is_multiple_of(ID_BYTES).then_some(IdList(ids))
-    }
-
-    fn received(&mut self) -> Option<ReceivedMeta<'a>> {
-        let id = self.id()?;
-        let time_us = self.u64()? as i64;
-        let order = self.u64()?;
-        let tag = self.tag()?;
-        let utc_offset_s = self.u32()? as i32;
-        let keys = self.u16()? as usize;
-        let flags = self.u8()?;
-        let peer_bytes = self.u8()? as usize;
-        let peer = self.text(peer_bytes)?;
-        Some(ReceivedMeta {
-            id,
-            time_us,
-            order,
-            tag,
-            utc_offset_s,
-            flags,
-            peer,
-            keys: self.take(8 * keys)?,
-        })
+    #[test]
+    fn the_impossible_is_refused() {
+        let id = MessageId::new(1, 1);
+        assert!(Record::StepDone { id, step: &"x".repeat(256) }.fault().is_some());
+        assert!(Record::StepDone { id, step: &"x".repeat(255) }.fault().is_none());
     }
 }

@@ -9,7 +9,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 use crate::error::Damage;
 use crate::id::MessageId;
 use crate::recall::{RECENT_MAX, Recent, State};
-use crate::record::{Location, Meta, ReceivedMeta};
+use crate::meta::{Meta, ReceivedMeta};
+use crate::record::Location;
 use crate::scan::Found;
 
 /// A message that waits, as replay hands it out: in the order in which messages were acknowledged.
@@ -102,6 +103,8 @@ impl Hasher for IdHash {
 #[derive(Debug, Clone)]
 struct Message {
     location: Location,
+    /// Of the record there.
+    sequence: u64,
     order: u64,
     time_us: i64,
     keys: Keys,
@@ -129,14 +132,14 @@ struct More {
 #[derive(Debug, Default)]
 pub(crate) struct Content {
     open: HashMap<MessageId, Message, IdHasher>,
-    /// Messages that ended otherwise than done: they may be opened again with what they had.
-    ended: HashMap<MessageId, (State, Message), IdHasher>,
+    /// Messages that ended otherwise than done.
+    ended: HashMap<MessageId, State, IdHasher>,
     recent: VecDeque<Recent>,
     pub(crate) records: u64,
 }
 
 impl Message {
-    fn of(meta: &ReceivedMeta<'_>, location: Location) -> Message {
+    fn of(meta: &ReceivedMeta<'_>, location: Location, sequence: u64) -> Message {
         let mut keys = meta.keys();
         let keys = match (keys.next(), keys.len()) {
             (Some(key), 0) => Keys::One(key),
@@ -144,6 +147,7 @@ impl Message {
         };
         Message {
             location,
+            sequence,
             order: if meta.order == 0 { location.order() } else { meta.order },
             time_us: meta.time_us,
             keys,
@@ -153,16 +157,6 @@ impl Message {
             retried: false,
             more: None,
         }
-    }
-
-    /// A message that had ended, open again in its new place: steps done stay done and what was frozen stays
-    /// frozen, tries and strikes are forgiven.
-    fn reopened(self, fresh: Message) -> Message {
-        let mut more = self.more;
-        if let Some(more) = &mut more {
-            more.again.clear();
-        }
-        Message { more, started: false, strikes: 0, ..fresh }
     }
 
     fn more(&mut self) -> &mut More {
@@ -203,7 +197,7 @@ impl Content {
         // The checksums fit, so it is a record of a kind this version does not write: none exists.
         let Some(meta) = Meta::decode(found.head.kind, found.meta) else { return };
         match meta {
-            Meta::Received(meta) => self.received(&meta, found.location),
+            Meta::Received(meta) => self.received(&meta, found.location, found.head.sequence),
             Meta::Started(ids) => {
                 for id in ids.iter() {
                     self.with(id, |message| message.started = true);
@@ -240,13 +234,7 @@ impl Content {
             Meta::Failed { id, .. } => self.end(id, State::Failed),
             Meta::Discarded { id } => self.end(id, State::Discarded),
             Meta::Returned { id } => self.end(id, State::Returned),
-            Meta::Retried { id } => {
-                if let Some((_, before)) = self.ended.remove(&id) {
-                    let fresh = Message { more: None, ..before.clone() };
-                    self.open.insert(id, before.reopened(fresh));
-                }
-                self.with(id, |message| message.retried = true);
-            }
+            Meta::Retried { id } => self.with(id, |message| message.retried = true),
             Meta::Strike { id, count } => self.with(id, |message| {
                 message.started = false;
                 message.strikes = count;
@@ -260,34 +248,35 @@ impl Content {
         }
     }
 
-    fn received(&mut self, meta: &ReceivedMeta<'_>, location: Location) {
+    fn received(&mut self, meta: &ReceivedMeta<'_>, location: Location, sequence: u64) {
         if self.recent.len() >= 2 * RECENT_MAX {
             self.recent.drain(..RECENT_MAX);
         }
         let (tag, id, time_us) = (meta.tag, meta.id, meta.time_us);
         self.recent.push_back(Recent { tag, id, time_us, state: State::Done });
-        let fresh = Message::of(meta, location);
-        if !self.ended.is_empty()
-            && let Some((_, before)) = self.ended.remove(&id)
-        {
-            self.open.insert(id, before.reopened(fresh));
-            return;
+        let fresh = Message::of(meta, location, sequence);
+        if !self.ended.is_empty() {
+            // Opened anew, it begins anew: the segments with what it had come to may have been retired.
+            self.ended.remove(&id);
         }
         self.open
             .entry(id)
             .and_modify(|message| {
-                // A copy: it stands elsewhere now.
-                message.location = location;
-                message.order = message.order.min(fresh.order);
+                // Copied with a tail, all that follows it was copied as well: the copy counts. Moved by
+                // compaction, what it had come to may not have followed it: the original counts as long as
+                // it is there, or its segment would be retired with the only record of that.
+                if sequence <= message.sequence {
+                    message.location = location;
+                    message.sequence = sequence;
+                    message.order = fresh.order;
+                }
             })
             .or_insert(fresh);
     }
 
     fn end(&mut self, id: MessageId, state: State) {
-        if let Some(message) = self.open.remove(&id) {
-            self.ended.insert(id, (state, message));
-        } else if let Some((before, _)) = self.ended.get_mut(&id) {
-            *before = state;
+        if self.open.remove(&id).is_some() || self.ended.contains_key(&id) {
+            self.ended.insert(id, state);
         }
     }
 
@@ -303,7 +292,7 @@ impl Content {
 
     /// Ends that a later message's segment may have to tell duplicate memory of.
     pub(crate) fn ends(&self) -> impl Iterator<Item = (MessageId, State)> + use<'_> {
-        self.ended.iter().map(|(&id, &(state, _))| (id, state))
+        self.ended.iter().map(|(&id, &state)| (id, state))
     }
 
     /// The messages to recognise duplicates by, each with its present state.
@@ -313,7 +302,7 @@ impl Content {
         for entry in &mut recent {
             if self.open.contains_key(&entry.id) {
                 entry.state = State::Open;
-            } else if let Some((state, _)) = self.ended.get(&entry.id) {
+            } else if let Some(state) = self.ended.get(&entry.id) {
                 entry.state = *state;
             } else if entry.state == State::Open {
                 entry.state = State::Done;

@@ -6,7 +6,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use crate::error::JournalError;
 use crate::id;
-use crate::record::Fields;
+use crate::meta::Fields;
 use crate::storage::{self, File, Storage};
 
 /// How large a segment file grows unless one record is larger, in bytes.
@@ -164,6 +164,13 @@ impl<F: File> Segment<F> {
         fill.filled
     }
 
+    /// The writer leaves the segment: the filler never touches it again. Returns its length in bytes.
+    pub(crate) fn leave(&self) -> u64 {
+        let filled = self.filled();
+        self.claim(u64::MAX);
+        filled
+    }
+
     /// How far the segment is filled, in bytes.
     pub(crate) fn filled(&self) -> u64 {
         self.fill().filled
@@ -174,7 +181,7 @@ impl<F: File> Segment<F> {
     pub(crate) fn fill_chunk(&self, own: &F, bytes: u64, limit: u64) -> io::Result<u64> {
         let range = {
             let mut fill = self.fill();
-            let range = fill.filled..limit.min(fill.filled + bytes);
+            let range = fill.filled..limit.min(fill.filled.saturating_add(bytes));
             if range.is_empty() {
                 return Ok(0);
             }

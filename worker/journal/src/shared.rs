@@ -73,12 +73,17 @@ pub(crate) struct Ends {
 }
 
 impl Ends {
+    /// How a message stands now.
     pub(crate) fn set(&mut self, id: MessageId, state: State) {
+        if matches!(state, State::Open | State::Done) {
+            self.states.remove(&id);
+            return;
+        }
         if self.states.insert(id, state).is_none() {
             self.order.push_back(id);
         }
-        // An id set, cleared and set again stands here twice and is forgotten with its first: harmless, its
-        // duplicates are then taken for those of a message that is done.
+        // An id set, taken back and set again stands here twice and is forgotten with its first: harmless,
+        // its duplicates are then taken for those of a message that is done.
         if self.order.len() > 2 * RECENT_MAX
             && let Some(oldest) = self.order.pop_front()
         {
@@ -86,10 +91,8 @@ impl Ends {
         }
     }
 
-    pub(crate) fn clear(&mut self, id: MessageId) {
-        if !self.states.is_empty() {
-            self.states.remove(&id);
-        }
+    pub(crate) fn is_empty(&self) -> bool {
+        self.states.is_empty()
     }
 
     pub(crate) fn get(&self, id: MessageId) -> State {

@@ -38,8 +38,6 @@ struct Model {
     /// Taken back for want of room: no promise, and no lie if they turn up until the next flush.
     ghosts: Vec<(MessageId, Event)>,
     order: BTreeMap<MessageId, u64>,
-    /// What messages had come to before they ended: a retry may find it.
-    former: Vec<(MessageId, Event)>,
     /// Retried by hand at some time: outside the order.
     reopened: BTreeSet<MessageId>,
 }
@@ -134,8 +132,7 @@ impl Model {
 
     fn check_steps(&self, message: &Replayed, seed: u64) {
         let id = message.id;
-        let former = self.former.iter().filter(|(of, _)| *of == id).map(|(_, event)| *event);
-        let may: Vec<Event> = self.of(id, true).chain(self.of(id, false)).chain(former).collect();
+        let may: Vec<Event> = self.of(id, true).chain(self.of(id, false)).collect();
         for step in &message.steps_done {
             let known = may.iter().any(|event| matches!(event, Event::StepDone(of) if STEPS[*of] == step));
             assert!(known, "seed {seed}: {id} has a step done that never was");
@@ -146,7 +143,7 @@ impl Model {
             });
             assert!(known, "seed {seed}: {id} was never put off like that");
         }
-        // What a retry brings back of the time before the end depends on what is still there.
+        // A message opened anew begins anew.
         let promised: Vec<Event> = self.of(id, true).collect();
         let since = promised.iter().rposition(|event| matches!(event, Event::Ended(_))).unwrap_or(0);
         if self.reopened.contains(&id) && self.of(id, false).any(|event| matches!(event, Event::Ended(_))) {
@@ -175,8 +172,6 @@ impl Model {
     /// After opening, what was found is what is promised.
     fn settle(&mut self, found: &[(Replayed, Vec<u8>)], summary: &ReplaySummary) {
         let mut events = Vec::new();
-        let all = self.events.iter().chain(&self.ghosts);
-        self.former.extend(all.filter(|(_, event)| matches!(event, Event::StepDone(_) | Event::Again(..))));
         for recent in summary.recent.iter().filter(|recent| recent.state != State::Open) {
             events.push((recent.id, Event::Received));
             events.push((recent.id, Event::Ended(recent.state)));

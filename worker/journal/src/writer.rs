@@ -14,6 +14,7 @@ use crc32c::crc32c_append;
 use crate::error::{JournalError, is_full};
 use crate::filler::{self, Filler};
 use crate::footer;
+use crate::id::MessageId;
 use crate::reader::Reader;
 use crate::recall::State;
 use crate::record::{HEAD_BYTES, Head, IDS_MAX, Location, Received, Record, record_bytes, seed_at, tail};
@@ -67,6 +68,8 @@ pub struct Journal<S: Storage = FileStorage> {
     dirty: bool,
     /// How far the current segment is filled, as of the last look.
     filled: u64,
+    /// A message ended otherwise than done at some time: only then new ones are looked up among those.
+    remembers_ends: bool,
     broken: bool,
 }
 
@@ -91,6 +94,8 @@ struct Batch {
     reach: u64,
     /// Segment and length of each message in it.
     received: Vec<(u32, u32)>,
+    /// What it says of how messages ended, for duplicate memory; `Open` takes an end back.
+    ends: Vec<(MessageId, State)>,
 }
 
 struct Behind<F> {
@@ -124,6 +129,7 @@ impl<S: Storage> Journal<S> {
     ) -> Result<(Journal<S>, ReplaySummary), JournalError> {
         let (start, summary) = recovery::recover(storage, options, sink)?;
         let filled = start.current.filled();
+        let remembers_ends = !start.shared.ends().is_empty();
         let journal = Journal {
             shared: start.shared,
             options,
@@ -138,6 +144,7 @@ impl<S: Storage> Journal<S> {
             behind: Vec::new(),
             dirty: false,
             filled,
+            remembers_ends,
             broken: false,
         };
         Ok((journal.begin(), summary))
@@ -252,13 +259,20 @@ impl<S: Storage> Journal<S> {
                 meta.open += 1;
                 meta.open_bytes += u64::from(location.length);
                 self.batch.received.push((location.segment, location.length));
-                self.shared.ends().clear(message.id);
+                if self.remembers_ends {
+                    self.batch.ends.push((message.id, State::Open));
+                }
             }
-            Record::Failed { id, .. } => self.shared.ends().set(id, State::Failed),
-            Record::Discarded { id } => self.shared.ends().set(id, State::Discarded),
-            Record::Returned { id } => self.shared.ends().set(id, State::Returned),
+            Record::Failed { id, .. } => self.batch_end(id, State::Failed),
+            Record::Discarded { id } => self.batch_end(id, State::Discarded),
+            Record::Returned { id } => self.batch_end(id, State::Returned),
             _ => {}
         }
+    }
+
+    fn batch_end(&mut self, id: MessageId, state: State) {
+        self.remembers_ends = true;
+        self.batch.ends.push((id, state));
     }
 
     /// Leaves the current segment when a record and what it adds to the index would overfill it. A record
@@ -283,7 +297,7 @@ impl<S: Storage> Journal<S> {
         self.shared.publish(&next);
         let meta = self.segments.back_mut().expect("there is always a current segment");
         meta.data_bytes = self.position - DATA_START;
-        filler::left(&self.shared, left.number, left.filled());
+        filler::left(&self.shared, left.number, left.leave());
         self.behind.push(Behind { segment: left, start, end: self.position });
         self.segments.push_back(Meta { number: next.number, data_bytes: 0, open: 0, open_bytes: 0 });
         self.position = DATA_START;
@@ -304,6 +318,12 @@ impl<S: Storage> Journal<S> {
         self.write_buffer(&[], &[])?;
         for behind in &mut self.behind {
             behind.start = behind.end;
+        }
+        if !self.batch.ends.is_empty() {
+            let mut ends = self.shared.ends();
+            for (id, state) in self.batch.ends.drain(..) {
+                ends.set(id, state);
+            }
         }
         self.begin_batch();
         Ok(())
@@ -347,6 +367,7 @@ impl<S: Storage> Journal<S> {
         self.batch.index_bytes = self.index_bytes;
         self.batch.reach = self.position;
         self.batch.received.clear();
+        self.batch.ends.clear();
     }
 
     /// Writes the buffer and, without copying it, a large record's body and tail.

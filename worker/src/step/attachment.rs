@@ -190,3 +190,82 @@ fn hex(text: &str) -> Option<Vec<u8>> {
     }
     pairs.map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::settings;
+
+    const PDF: &[u8] = b"%PDF-1.4 the rest";
+
+    fn encoded() -> String {
+        base64_simd::STANDARD.encode_to_string(PDF)
+    }
+
+    fn found(lines: &str, segments: &str) -> Result<Vec<Vec<u8>>, String> {
+        let settings = settings(lines);
+        let text = format!("MSH|^~\\&|A|B|C|D|20260101||ORU^R01|1|P|2.5\r{segments}");
+        let message = Message::parse(&text).unwrap();
+        find(&message, &settings.channel).map(|found| found.into_iter().map(|a| a.bytes).collect())
+    }
+
+    fn at_field(value: &str) -> Result<Vec<Vec<u8>>, String> {
+        found("attachment_field: OBX.1.5", &format!("OBX|1|ED|||{value}\r"))
+    }
+
+    #[test]
+    fn a_pdf_is_found_in_every_shape_of_the_field() {
+        let data = encoded();
+        let unpadded = data.trim_end_matches('=');
+        let wrapped = format!("{}\\X0D0A\\{}\\.br\\{}", &data[..4], &data[4..9], &data[9..]);
+        let hex: String = PDF.iter().map(|b| format!("{b:02X}")).collect();
+        for value in [
+            format!("^application^pdf^Base64^{data}"),
+            format!("^AP^PDF^Base64^{data}"),
+            format!("^TEXT^^Base64^{data}"),
+            format!("PDF^TEXT^^Base64^{data}"),
+            format!("^^^^{data}"),
+            data.clone(),
+            unpadded.to_owned(),
+            wrapped,
+            format!("^application^pdf^Hex^{hex}"),
+            format!("^application^pdf^A^{}", String::from_utf8_lossy(PDF)),
+        ] {
+            assert_eq!(at_field(&value), Ok(vec![PDF.to_vec()]), "{value}");
+        }
+    }
+
+    #[test]
+    fn the_bytes_decide_and_the_reason_says_what_is_missing() {
+        let text = base64_simd::STANDARD.encode_to_string(b"no document at all");
+        let fault = at_field(&format!("^application^pdf^Base64^{text}")).unwrap_err();
+        assert_eq!(fault, "no PDF at attachment_field OBX.1.5: no data there decodes to %PDF-");
+        assert_eq!(at_field("").unwrap_err(), "nothing found at attachment_field OBX.1.5");
+        let fault = found("mapping: {}", "OBX|1|TX|||text only\r").unwrap_err();
+        assert_eq!(fault, "no PDF found in any OBX or Z segment");
+    }
+
+    #[test]
+    fn without_a_field_the_first_pdf_is_taken_thumbnails_passed_over() {
+        let jpeg = base64_simd::STANDARD.encode_to_string(b"\xff\xd8\xff\xe0 a thumbnail");
+        let segments = format!(
+            "OBX|1|ED|||^image^jpeg^Base64^{jpeg}\rOBX|2|HD|||1.2.840\rOBX|3|ED|||^TX^PDF^Base64^{}\r",
+            encoded()
+        );
+        assert_eq!(found("mapping: {}", &segments), Ok(vec![PDF.to_vec()]));
+        let own = format!("ZPD|1|{}\r", encoded());
+        assert_eq!(found("mapping: {}", &own), Ok(vec![PDF.to_vec()]));
+    }
+
+    #[test]
+    fn with_every_obx_a_part_that_starts_no_pdf_goes_on_with_the_one_before() {
+        let data = encoded();
+        let (head, tail) = data.split_at(10);
+        let segments = format!(
+            "OBX|1|ED|||^application^pdf^Base64^{head}\rOBX|2|ED|||^application^pdf^Base64^{tail}\r\
+             OBX|3|ED|||^application^pdf^Base64^{data}\r"
+        );
+        let found = found("attachment_field: OBX.*.5", &segments);
+        assert_eq!(found, Ok(vec![PDF.to_vec(), PDF.to_vec()]));
+    }
+}

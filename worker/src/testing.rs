@@ -1,0 +1,13 @@
+//! What the unit tests of this crate share.
+
+use config::{Mode, WorkerSettings};
+
+/// The settings of the only channel of a file with these lines below the channel's name and port.
+pub(crate) fn settings(lines: &str) -> WorkerSettings {
+    let dir = tempfile::tempdir().unwrap();
+    let indented: String = lines.lines().map(|line| format!("    {line}\n")).collect();
+    let file = dir.path().join("test.yaml");
+    std::fs::write(&file, format!("channels:\n  - name: test\n    port: 20001\n{indented}")).unwrap();
+    let loaded = config::load(&file, &|_| true, Mode::Run).unwrap_or_else(|p| panic!("{p}"));
+    loaded.config.worker_settings(&loaded.config.channels[0])
+}
