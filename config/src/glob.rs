@@ -7,10 +7,11 @@ pub(crate) fn is_pattern(path: &str) -> bool {
     path.contains(['*', '?', '['])
 }
 
-/// Existing paths that match, in name order. As in a shell, a wildcard matches no `/` and no leading dot.
-pub(crate) fn expand(pattern: &Path) -> std::io::Result<Vec<PathBuf>> {
-    let mut found = vec![PathBuf::new()];
-    for component in pattern.components() {
+/// Existing paths that match a pattern below a folder, in name order. As in a shell, a wildcard matches no `/` and no
+/// leading dot. The folder's own name is taken literally, whatever stands in it.
+pub(crate) fn expand(folder: &Path, pattern: &str) -> std::io::Result<Vec<PathBuf>> {
+    let mut found = vec![folder.to_owned()];
+    for component in Path::new(pattern).components() {
         let text = component.as_os_str().to_string_lossy();
         if !matches!(component, Component::Normal(_)) || !is_pattern(&text) {
             for path in &mut found {
@@ -135,7 +136,13 @@ mod tests {
         for name in ["b.yaml", "a.yaml", ".hidden.yaml", "c.txt"] {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
-        let found = expand(&folder.path().join("*.yaml")).unwrap();
+        let found = expand(folder.path(), "*.yaml").unwrap();
         assert_eq!(found, [folder.path().join("a.yaml"), folder.path().join("b.yaml")]);
+        let odd = folder.path().join("x[1]");
+        std::fs::create_dir(&odd).unwrap();
+        std::fs::write(odd.join("c.yaml"), "").unwrap();
+        assert_eq!(expand(&odd, "*.yaml").unwrap(), [odd.join("c.yaml")]);
+        let absolute = format!("{}/[b].yaml", folder.path().display());
+        assert_eq!(expand(&odd, &absolute).unwrap(), [folder.path().join("b.yaml")]);
     }
 }

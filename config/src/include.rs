@@ -106,7 +106,7 @@ impl Loader<'_> {
 
     /// What a path stands for. `None`: nothing, and the report says why.
     fn include(&mut self, path: &str, spot: &Spot) -> Option<Node> {
-        let Some(link) = self.chain.last() else { return None };
+        let link = self.chain.last()?;
         let folder = link.path.parent().unwrap_or(Path::new(""));
         if path.trim().is_empty() {
             self.report.error(spot, "!include without a path", "write !include PATH");
@@ -116,7 +116,7 @@ impl Loader<'_> {
         if !glob::is_pattern(path) {
             return self.include_file(&target, spot);
         }
-        let found = match glob::expand(&target) {
+        let found = match glob::expand(folder, path) {
             Ok(found) => found,
             Err(e) => {
                 self.refuse(&target, spot, &format!("could not read its folder: {e}"), "create the folder");

@@ -122,7 +122,8 @@ fn unknown_keys(root: &Node, spot: &Spot, report: &mut Report) -> Severity {
         Kind::Null => Severity::Error,
         Kind::Scalar(scalar) if scalar.text == "error" => Severity::Error,
         Kind::Scalar(scalar) if scalar.text == "warn" => Severity::Warning,
-        _ => {
+        Kind::List(_) | Kind::Table(_) | Kind::Include(_) => Severity::Error,
+        Kind::Scalar(_) => {
             let spot = spot.key("unknown_keys", entry.value.place);
             report.error(&spot, format!("unknown value {}", entry.value.describe()), "known are error, warn");
             Severity::Error

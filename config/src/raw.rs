@@ -22,7 +22,7 @@ section! {
         group: String,
         stop_timeout: Duration,
         alerts: List<Alert>,
-        unknown_keys: String,
+        unknown_keys: FreeText,
         channels: List<Channel>,
         state_path: String,
         runtime_path: String,

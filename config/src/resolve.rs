@@ -32,10 +32,9 @@ pub(crate) fn resolve(raw: &raw::Service, context: &mut Context<'_>) -> Config {
     let mut service = service::resolve(raw, context);
     let mut channels = Vec::new();
     match raw.channels.need(&raw.spot, "channels", "a server has at least one channel", context.report) {
-        Some(list) if list.value.is_empty() => {
-            if !context.report.has_errors() {
-                context.report.error(&list.spot, "no channel", "a server has at least one channel");
-            }
+        // An include that could not be followed leaves an empty list behind: that one is told of already.
+        Some(list) if list.value.is_empty() && !context.report.has_errors() => {
+            context.report.error(&list.spot, "no channel", "a server has at least one channel");
         }
         Some(list) => {
             unique_names_and_ports(&list.value, context.report);

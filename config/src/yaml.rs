@@ -11,7 +11,7 @@ mod scalar;
 mod values;
 
 pub(crate) use merge::merge_keys;
-pub(crate) use scalar::{Resolved, Scalar, parse_wait};
+pub(crate) use scalar::{Resolved, Scalar, is_typographic_quote, parse_wait};
 
 use crate::problem::{Place, Report, Spot};
 use marks::{Event, Marked};

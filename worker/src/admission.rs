@@ -54,12 +54,11 @@ fn workflow(body: &[u8], header: &Header<'_>, table: &WorkflowTable) -> Result<W
     let code = String::from_utf8_lossy(code);
     let event_segment = if event.is_empty() { header::event_of(body, header) } else { None };
     let event = String::from_utf8_lossy(event_segment.as_deref().unwrap_or(event));
-    let named = (!event.is_empty()).then(|| table.by_type.get(&format!("{code}^{event}"))).flatten();
-    if let Some(workflow) = named.or_else(|| table.by_type.get(code.as_ref())).or(table.any.as_ref()) {
-        return Ok(*workflow);
+    match table.workflow(&code, &event) {
+        Some(workflow) => Ok(workflow),
+        None if table.knows_type(&code) => Err(&Refusal::EVENT_UNKNOWN),
+        None => Err(&Refusal::TYPE_UNKNOWN),
     }
-    let type_known = table.by_type.keys().any(|t| t.split('^').next() == Some(code.as_ref()));
-    Err(if type_known { &Refusal::EVENT_UNKNOWN } else { &Refusal::TYPE_UNKNOWN })
 }
 
 #[cfg(test)]
@@ -71,7 +70,7 @@ mod tests {
         let settings = settings(lines);
         let body = format!("{msh}\r{rest}");
         match admit(body.as_bytes(), &settings.channel) {
-            Admission::Accept { workflow, .. } => crate::plan::workflow_name(workflow).to_owned(),
+            Admission::Accept { workflow, .. } => workflow.name().to_owned(),
             Admission::Refuse { refusal, .. } => format!("{} {}", refusal.code.as_str(), refusal.error),
             Admission::InboundAcknowledgment => "silence".to_owned(),
         }

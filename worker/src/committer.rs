@@ -16,14 +16,19 @@ use config::Workflow;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use journal::{FileStorage, Journal, JournalError, Location, MessageId, Received, Record, Tag};
 use link::Answer;
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Bytes after which a batch takes in no more.
 const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How long outcomes wait for others before they are written without a flush.
 const IDLE: Duration = Duration::from_secs(1);
+/// Time between two looks for messages to move forward.
+const BETWEEN_MOVES: Duration = Duration::from_millis(100);
+/// Messages remembered as not stored; the reactor needs a moment until it hears of them.
+const LOST_MAX: usize = 100_000;
 /// What the journal of a channel that rests may take up.
 const IDLE_BYTES_MAX: u64 = 1 << 20;
 /// Messages moved forward from a nearly empty segment in one go.
@@ -153,6 +158,10 @@ pub struct Committer {
     pub quarantine: Quarantine,
     /// What is counted.
     pub counters: Arc<Counters>,
+    /// When messages were last moved forward.
+    pub moved_at: Instant,
+    /// Messages that could not be stored: one that came again before the reactor heard of it is not known either.
+    pub lost: HashSet<MessageId>,
 }
 
 /// One batch on its way to the disk.
@@ -161,6 +170,7 @@ struct Batch {
     needs_flush: bool,
     stop: bool,
     origins: Vec<Origin>,
+    not_stored: Vec<Origin>,
     accepted: u64,
     entries: Vec<NewEntry>,
     gone: Vec<Location>,
@@ -232,7 +242,13 @@ impl Committer {
 
     fn intake(&mut self, intake: &Intake, batch: &mut Batch) -> Result<(), JournalError> {
         batch.needs_flush = true;
-        batch.origins.push(intake.origin);
+        match &intake.kind {
+            IntakeKind::Known if self.lost.contains(&intake.origin.id) => {
+                batch.not_stored.push(intake.origin);
+                return Ok(());
+            }
+            _ => batch.origins.push(intake.origin),
+        }
         match &intake.kind {
             IntakeKind::Known => {}
             IntakeKind::New(message) => self.append_new(message, batch)?,
@@ -258,12 +274,6 @@ impl Committer {
             body: &message.body,
         }))?;
         let steps = self.plan.steps_of(message.workflow);
-        if steps.is_empty() {
-            // Nothing is configured for it: acknowledged, and done.
-            self.journal.append(&Record::Done { ids: &[message.id] })?;
-            batch.gone.push(location);
-            return Ok(());
-        }
         batch.entries.push(NewEntry {
             id: message.id,
             location,
@@ -356,6 +366,9 @@ impl Committer {
             }
         }
         self.journal.append(&Record::Retried { id })?;
+        if steps.is_empty() {
+            self.journal.append(&Record::Done { ids: &[id] })?;
+        }
         Ok(Some(NewEntry {
             id,
             location,
@@ -401,6 +414,9 @@ impl Committer {
             self.counters.accepted.fetch_add(batch.accepted, Relaxed);
             self.inbox.push(News::Committed(batch.origins));
         }
+        if !batch.not_stored.is_empty() {
+            self.inbox.push(News::NotStored(batch.not_stored));
+        }
         if !batch.entries.is_empty() {
             self.dispatcher.add(batch.entries);
         }
@@ -424,13 +440,26 @@ impl Committer {
     }
 
     fn move_forward(&mut self) -> Result<(), JournalError> {
+        // Looking for what is open in it takes as long as there is much open.
+        if self.moved_at.elapsed() < BETWEEN_MOVES {
+            return Ok(());
+        }
         let Some(segment) = self.journal.sparse() else { return Ok(()) };
+        self.moved_at = Instant::now();
         let mut entries = self.dispatcher.in_segment(segment);
         entries.truncate(MOVES_MAX);
         let reader = self.journal.reader();
         let mut moved = Vec::new();
         for entry in entries {
-            let workflow = flags::workflow(reader.read(entry.location)?.flags);
+            let flags = match reader.read(entry.location) {
+                Ok(received) => received.flags,
+                // Delivery meets the same fault and deals with it.
+                Err(error) => {
+                    log::warn!("id={} stays where it is: {error}", entry.id);
+                    continue;
+                }
+            };
+            let workflow = flags::workflow(flags);
             let to = self.journal.append_moved(entry.location)?;
             for place in self.plan.steps_of(workflow).without(entry.steps).places() {
                 self.journal.append(&Record::StepDone { id: entry.id, step: self.plan.name(place) })?;
@@ -466,6 +495,10 @@ impl Committer {
         for item in items {
             match item {
                 Append::Intake(messages) => {
+                    if self.lost.len() > LOST_MAX {
+                        self.lost.clear();
+                    }
+                    self.lost.extend(messages.iter().map(|m| m.origin.id));
                     self.inbox.push(News::NotStored(messages.iter().map(|m| m.origin).collect()));
                 }
                 Append::Retry(question, _) | Append::Discard(question, _) => {

@@ -12,22 +12,21 @@ use crate::files::{FileBatch, Placed};
 use crate::flags;
 use crate::folders::Folders;
 use crate::names::NameParts;
-use crate::plan::{Plan, Step, StepSet};
+use crate::plan::{MAPPING, Plan, Step, StepSet};
 use crate::started::Started;
 use crate::step::{Attachments, Context, Progress, again, archive, attachment, drop_folder};
 use crate::strikes;
 use config::WorkerSettings;
 use crossbeam_channel::Sender;
 use hl7::message::Message;
-use journal::{OwnedReceived, Reader};
+use journal::{JournalError, OwnedReceived, Reader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How long a thread waits for a slot before it looks whether the worker stops.
 const SLOT_WAIT: Duration = Duration::from_millis(200);
-/// The step a message fails in when its mapping does.
-const MAPPING_STEP: &str = "mapping";
 
 /// What all delivery threads of a worker share.
 pub struct Delivery {
@@ -41,6 +40,8 @@ pub struct Delivery {
     pub reader: Reader,
     /// Where outcomes are recorded.
     pub committer: Sender<Append>,
+    /// Where the journal is.
+    pub journal_path: PathBuf,
     /// Messages that need a person.
     pub failed: Arc<FailedFolder>,
     /// What is counted.
@@ -164,7 +165,13 @@ impl Delivery {
                 return worked;
             }
             Err(error) => {
-                worked.failure = Some(("journal".to_owned(), format!("cannot be read back: {error}")));
+                match self.set_aside(&error) {
+                    Ok(()) => {
+                        let reason = format!("cannot be read back: {error}");
+                        worked.failure = Some(("journal".to_owned(), reason));
+                    }
+                    Err(reason) => worked.steps = put_off(worked.task.steps, &reason),
+                }
                 return worked;
             }
         }
@@ -177,12 +184,7 @@ impl Delivery {
                 let reason = "a step panicked on this message twice. This is a bug of ours".to_owned();
                 worked.failure = Some(("panic".to_owned(), reason));
             } else {
-                let reason = "a step panicked on this message";
-                let end = |place| {
-                    let reason = reason.to_owned();
-                    (place, Progress::Ended(StepEnd::Again { reason, target_down: false, wanted_us: None }))
-                };
-                worked.steps = worked.task.steps.places().map(end).collect();
+                worked.steps = put_off(worked.task.steps, "a step panicked on this message");
             }
         }
         // The bytes are read again where the message fails: a job must not hold those of all its messages.
@@ -190,6 +192,25 @@ impl Delivery {
             received.body = Vec::new();
         }
         worked
+    }
+
+    /// A record that is damaged is gone for good: its segment is kept aside for whoever may still read something in it.
+    /// Any other fault of the disk may pass.
+    fn set_aside(&self, error: &JournalError) -> Result<(), String> {
+        let JournalError::Corrupt { file, .. } = error else {
+            return Err(format!("could not be read back: {error}"));
+        };
+        let name = Path::new(file).file_name().unwrap_or_default();
+        let aside = self.journal_path.join(name).with_extension("damaged");
+        if aside.exists() {
+            return Ok(());
+        }
+        match std::fs::copy(self.journal_path.join(name), &aside) {
+            Ok(_) => Ok(()),
+            Err(e) => {
+                Err(format!("{error}; could not keep the file as {aside:?}: {}", crate::files::plain(&e)))
+            }
+        }
     }
 
     fn steps(&self, worked: &mut Worked, held: &Held, batch: &mut FileBatch<'_>) {
@@ -223,14 +244,11 @@ impl Delivery {
             let progress = self.step(place, &context, &mut attachments, batch);
             worked.steps.push((place, progress));
         }
-        if rest.is_empty() {
-            return;
-        }
         let decoded = hl7::charset::decode(&received.body, channel.encoding);
         let message = match Message::parse(&decoded.text) {
             Ok(message) => message,
             Err(fault) => {
-                worked.failure = Some((MAPPING_STEP.to_owned(), fault.to_string()));
+                worked.failure = Some((MAPPING.to_owned(), fault.to_string()));
                 return;
             }
         };
@@ -238,7 +256,7 @@ impl Delivery {
         let metadata = match extract::extract(&message, channel) {
             Ok(metadata) => metadata,
             Err(reason) => {
-                worked.failure = Some((MAPPING_STEP.to_owned(), reason));
+                worked.failure = Some((MAPPING.to_owned(), reason));
                 return;
             }
         };
@@ -268,6 +286,7 @@ impl Delivery {
         batch: &mut FileBatch<'_>,
     ) -> Progress {
         match self.plan.step(place) {
+            Step::Mapping => Progress::Ended(StepEnd::Over),
             Step::Archive(root) => archive::stage(context, batch, root, place),
             Step::Attachment(root) => attachment::stage(context, attachments, batch, root, place),
             Step::DropFolder { path, .. } => drop_folder::stage(context, attachments, batch, path, place),
@@ -480,6 +499,12 @@ impl Delivery {
             }
         }
     }
+}
+
+/// All steps are tried again, each for itself.
+fn put_off(steps: StepSet, reason: &str) -> Vec<(usize, Progress)> {
+    let again = || StepEnd::Again { reason: reason.to_owned(), target_down: false, wanted_us: None };
+    steps.places().map(|place| (place, Progress::Ended(again()))).collect()
 }
 
 fn split(steps: StepSet, is_first: impl Fn(usize) -> bool) -> (StepSet, StepSet) {

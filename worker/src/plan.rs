@@ -10,9 +10,14 @@ use std::path::PathBuf;
 /// Most steps that a channel may have; a set of them is one word.
 pub const STEPS_MAX: usize = 32;
 
+/// The step's name that a message fails in when its mapping does.
+pub const MAPPING: &str = "mapping";
+
 /// One step of a plan.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
+    /// The message is read and mapped, and nothing else: where nothing else is configured for it.
+    Mapping,
     /// The message as received into `local_archive.path`.
     Archive(PathBuf),
     /// The attachments into `local_archive.attachment`.
@@ -30,6 +35,7 @@ impl Step {
     /// The step's name in the journal, the log and the counters. Stable: a retry after a restart knows a step by it.
     pub fn name(&self) -> String {
         match self {
+            Step::Mapping => MAPPING.to_owned(),
             Step::Archive(_) => "archive".to_owned(),
             Step::Attachment(_) => "attachment".to_owned(),
             Step::DropFolder { name, .. } => format!("drop_folder:{name}"),
@@ -40,6 +46,7 @@ impl Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Step::Mapping => write!(f, "read the message and map its values"),
             Step::Archive(path) => write!(f, "archive the message below {}", path.display()),
             Step::Attachment(path) => write!(f, "archive the attachments below {}", path.display()),
             Step::DropFolder { name, path } => {
@@ -133,19 +140,26 @@ impl Plan {
                 steps.push(Step::DropFolder { name: folder.name.clone(), path: path.clone() });
             }
         }
-        assert!(steps.len() <= STEPS_MAX, "the loader bounds the number of drop folders");
         let all = |n: usize| (0..n).fold(StepSet::EMPTY, |set, place| set.with(StepSet::one(place)));
+        let (mut store, mut document) = (all(common), all(steps.len()));
+        if store.is_empty() {
+            let mapping = StepSet::one(steps.len());
+            steps.push(Step::Mapping);
+            store = mapping;
+            document = if document.is_empty() { mapping } else { document };
+        }
+        assert!(steps.len() <= STEPS_MAX, "the loader bounds the number of drop folders");
         Plan {
             names: steps.iter().map(Step::name).collect(),
-            store: all(common),
-            document: all(steps.len()),
+            store,
+            document,
             steps,
             archive_before_mapping: channel.archive_first,
             workflows: workflow_rows(channel),
         }
     }
 
-    /// The steps of a workflow.
+    /// The steps of a workflow; never none.
     pub fn steps_of(&self, workflow: Workflow) -> StepSet {
         match workflow {
             Workflow::Document => self.document,
@@ -159,13 +173,9 @@ impl Plan {
     }
 
     /// How many steps the table has.
+    #[expect(clippy::len_without_is_empty, reason = "a plan always has a step")]
     pub fn len(&self) -> usize {
         self.steps.len()
-    }
-
-    /// Whether no step is configured.
-    pub fn is_empty(&self) -> bool {
-        self.steps.is_empty()
     }
 
     /// The name of the step at a place.
@@ -181,11 +191,6 @@ impl Plan {
     /// Whether the step needs nothing of the mapping.
     pub fn is_before_mapping(&self, place: usize) -> bool {
         self.archive_before_mapping && matches!(self.steps[place], Step::Archive(_))
-    }
-
-    /// Whether the step needs the attachments.
-    pub fn needs_attachments(&self, place: usize) -> bool {
-        matches!(self.steps[place], Step::Attachment(_) | Step::DropFolder { .. })
     }
 }
 
@@ -204,11 +209,8 @@ impl fmt::Display for Plan {
             if types.is_empty() {
                 continue;
             }
-            writeln!(f, "{} ({})", workflow_name(workflow), types.join(", "))?;
+            writeln!(f, "{} ({})", workflow.name(), types.join(", "))?;
             let steps = self.steps_of(workflow);
-            if steps.is_empty() {
-                writeln!(f, "  (no step: acknowledged and done)")?;
-            }
             for (n, place) in steps.places().enumerate() {
                 let when = if self.is_before_mapping(place) { ", before the mapping" } else { "" };
                 writeln!(f, "  {}. {}{when}", n + 1, self.steps[place])?;
@@ -218,19 +220,27 @@ impl fmt::Display for Plan {
     }
 }
 
-/// A workflow's name in the file.
-pub fn workflow_name(workflow: Workflow) -> &'static str {
-    match workflow {
-        Workflow::Credentials => "credentials",
-        Workflow::Document => "document",
-        Workflow::PatientMerge => "patient_merge",
-        Workflow::Store => "store",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_channel_without_a_step_still_reads_its_messages() {
+        let plan = Plan::of(&crate::testing::settings("debug_message: true"));
+        for (_, workflow) in Workflow::ALL {
+            let names: Vec<&str> = plan.steps_of(workflow).places().map(|p| plan.name(p)).collect();
+            assert_eq!(names, ["mapping"]);
+        }
+    }
+
+    #[test]
+    fn only_documents_have_attachments() {
+        let lines = "local_archive: { path: /a, attachment: /b }\ndrop_folders: { ward: { path: /c } }";
+        let plan = Plan::of(&crate::testing::settings(lines));
+        let names = |w| plan.steps_of(w).places().map(|p| plan.name(p)).collect::<Vec<_>>();
+        assert_eq!(names(Workflow::Store), ["archive"]);
+        assert_eq!(names(Workflow::Document), ["archive", "attachment", "drop_folder:ward"]);
+    }
 
     #[test]
     fn places_come_in_the_order_of_the_plan() {

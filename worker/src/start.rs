@@ -17,6 +17,7 @@ use crate::signals::Signals;
 use config::{LogFormat, WorkerSettings};
 use crossbeam_channel::bounded;
 use link::{Report, SlotTable, Start, WorkerEnd};
+use std::collections::HashSet;
 use std::ffi::CString;
 use std::io;
 use std::net::TcpListener;
@@ -196,6 +197,7 @@ impl Worker {
                 plan: Arc::clone(&plan),
                 dispatcher: Arc::clone(&dispatcher),
                 reader: reader.clone(),
+                journal_path: paths.journal.clone(),
                 committer: appends.clone(),
                 failed: Arc::clone(&failed),
                 counters: Arc::clone(&counters),
@@ -221,6 +223,8 @@ impl Worker {
                 failed: failed2,
                 quarantine,
                 counters: Arc::clone(&counters),
+                moved_at: Instant::now(),
+                lost: HashSet::new(),
             },
             reactor: ReactorParts {
                 listener,

@@ -3,6 +3,7 @@
 use super::Context;
 use crate::problem::{Spot, quoted};
 use crate::raw::read::{At, Key, List, nearest};
+use crate::yaml::is_typographic_quote;
 use hl7::path::FieldPath;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -71,6 +72,9 @@ impl Context<'_> {
         if value.trim().is_empty() || length > LABEL_CHARS_MAX || value.chars().any(char::is_control) {
             let what = format!("{} is no name", quoted(value));
             self.report.error(spot, what, "a name has 1 to 64 characters on one line");
+        } else if let Some(quote) = value.chars().find(|c| is_typographic_quote(*c)) {
+            let what = format!("{} has the typographic quote {quote}", quoted(value));
+            self.report.error(spot, what, "write it without quotes");
         }
     }
 

@@ -98,6 +98,9 @@ pub(super) fn stamp(raw: &raw::Channel, context: &mut Context<'_>) -> Option<Sta
     raw.add_metadata_to_attachment.is_true().then_some(stamp)
 }
 
+/// Enabled drop folders of a channel: its plan has room for 32 steps, the others among them.
+const DROP_FOLDERS_MAX: usize = 20;
+
 /// Enabled drop folders; disabled ones are checked and left out.
 pub(super) fn drop_folders(
     raw: &raw::Channel,
@@ -125,6 +128,10 @@ pub(super) fn drop_folders(
                 folders.extend(drop_folder(&(n + 1).to_string(), &folder.value, channel_enabled, context));
             }
         }
+    }
+    if folders.len() > DROP_FOLDERS_MAX {
+        let what = format!("{} enabled drop folders", folders.len());
+        context.report.error(&at.spot, what, format!("a channel has at most {DROP_FOLDERS_MAX}"));
     }
     folders
 }

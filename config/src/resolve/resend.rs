@@ -21,10 +21,7 @@ pub(super) fn resolve(raw: &raw::Channel, context: &mut Context<'_>) -> Option<R
     let port = raw.port.need(&raw.spot, "port", hint, context.report).map(|_| ());
     let port = port.map(|()| context.remote_port(&raw.port, 0));
     let timeout = context.wait(&raw.timeout, Duration::from_secs(30));
-    let filter = match raw.filter.given() {
-        Some(at) => Some(filter(&at.value, context)),
-        None => None,
-    };
+    let filter = raw.filter.given().and_then(|at| filter(&at.value, context));
     let tls = raw.tls.given().and_then(|at| match &at.value {
         SwitchOr::Switch(true) => {
             Some(ClientTls { ca_file: None, certificate: None, key: None, verify_name: None })
@@ -38,7 +35,7 @@ pub(super) fn resolve(raw: &raw::Channel, context: &mut Context<'_>) -> Option<R
         port: port?,
         timeout,
         after_processing: raw.after_processing.is_true(),
-        filter: filter.flatten(),
+        filter,
         tls,
         accept_codes,
     };

@@ -67,6 +67,15 @@ pub(super) fn check_against_channels(
     {
         context.report.error(&at.spot, "no active solr server", "set solr_servers, with one of them active");
     }
+    if service.solr.is_none() && !matches!(raw.solr_servers, Key::Wrong) {
+        for channel in raw.channels.given().into_iter().flat_map(|list| &list.value) {
+            let resend = channel.value.resend.given().filter(|at| at.value.enabled.is_not_false());
+            if let Some(filter) = resend.and_then(|at| at.value.filter.given()) {
+                let what = "a filter without an active solr server: messages would wait for one";
+                context.report.warn(&filter.spot, what, "set solr_servers");
+            }
+        }
+    }
     let makes =
         |c: &&Channel| c.workflows.uses(Workflow::Credentials) || c.workflows.uses(Workflow::PatientMerge);
     if service.dfapi.is_none() && service.create_credentials {
@@ -166,11 +175,11 @@ pub(super) fn certificate(key: &Key<bool>, whose: &str, context: &mut Context<'_
 fn dfapi(raw: &raw::Service, context: &mut Context<'_>, used: bool) -> Option<Dfapi> {
     let raw = &raw.dfapi.given()?.value;
     let mut path = raw.path.or("/".to_owned());
-    if !path.starts_with('/') || path.contains(['?', '#', ' ']) || path.chars().any(char::is_control) {
-        if let Some(at) = raw.path.given() {
-            let what = format!("{} is no path of a URL", quoted(&path));
-            context.report.error(&at.spot, what, "begin it with /, without ?, # and spaces");
-        }
+    let sound =
+        path.starts_with('/') && !path.contains(['?', '#', ' ']) && !path.chars().any(char::is_control);
+    if let Some(at) = raw.path.given().filter(|_| !sound) {
+        let what = format!("{} is no path of a URL", quoted(&path));
+        context.report.error(&at.spot, what, "begin it with /, without ?, # and spaces");
     }
     path.truncate(path.trim_end_matches('/').len());
     Some(Dfapi {

@@ -116,7 +116,7 @@ fn split_unit(text: &str) -> Option<(&str, &str)> {
 }
 
 /// Quotes that a word processor makes of `'` and `"`.
-pub(super) fn is_typographic_quote(c: char) -> bool {
+pub(crate) fn is_typographic_quote(c: char) -> bool {
     ('\u{2018}'..='\u{201f}').contains(&c)
 }
 

@@ -119,16 +119,15 @@ fn broken_yaml_in_an_included_file_hides_no_problem_of_the_others() {
 fn a_cycle_is_refused_with_its_chain() {
     let files = Files::new(&[
         ("main.yaml", "channels:\n- !include a.yaml\n"),
-        ("a.yaml", "name: a\nport: 20001\nmapping: !include ./b.yaml\n"),
+        ("a.yaml", "name: a\nport: 20001\nmapping: !include b.yaml\n"),
         ("b.yaml", "x: !include a.yaml\n"),
     ]);
     assert_eq!(
         files.errors("main.yaml"),
-        ["b.yaml:1:4: channels[1].mapping.x: cannot include \"a.yaml\": it includes itself (main.yaml:2:3 > a.yaml:3:10 \
-          > ./b.yaml:1:4 > ./a.yaml); take one of these includes out"
-            .replace("\"a.yaml\"", &format!("\"{}\"", files.path("./a.yaml").display()))
-            .replace("b.yaml:1:4: channels", "./b.yaml:1:4: channels")]
-        .map(|e| files.without_folder(&e))
+        [
+            "b.yaml:1:4: channels[1].mapping.x: cannot include \"a.yaml\": it includes itself (main.yaml:2:3 > \
+          a.yaml:3:10 > b.yaml:1:4 > a.yaml); take one of these includes out"
+        ]
     );
 }
 
@@ -239,5 +238,5 @@ fn an_include_of_a_list_or_without_a_path_is_refused() {
     let files = Files::new(&[("main.yaml", "max_tasks: !include ''\nchannels: !include [a.yaml]\n")]);
     let errors = files.errors("main.yaml");
     assert_eq!(errors[0], "main.yaml:1:12: max_tasks: !include without a path; write !include PATH");
-    assert_eq!(errors[1], "main.yaml:2:20: channels: !include of a list or table; write !include PATH");
+    assert_eq!(errors[1], "main.yaml:2:11: channels: !include of a list or table; write !include PATH");
 }

@@ -1,5 +1,7 @@
 //! The crate from outside: files are written, loaded, and what comes back is looked at.
 
+#![allow(clippy::unwrap_used, reason = "all of this is tests")]
+
 mod examples;
 mod habits;
 mod hostile;

@@ -120,7 +120,7 @@ fn mapping_loads_as_it_stands_and_lists_are_shown() {
     assert_eq!(loaded.config.channels[0].mapping_separator, " ");
     assert_eq!(
         remarks_of(&text)[0],
-        "note 7:20: channels[1].mapping.patient_name: reads PID.1.5.1, PID.1.5.2 joined by \" \"; set \
+        "note 7:22: channels[1].mapping.patient_name: reads PID.1.5.1, PID.1.5.2 joined by \" \"; set \
          mapping_separator for another one"
     );
 }

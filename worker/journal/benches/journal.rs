@@ -154,7 +154,8 @@ fn peak_kib() -> u64 {
 }
 
 fn main() {
-    let folder: Option<PathBuf> = std::env::args().skip(1).find(|arg| !arg.starts_with('-')).map(PathBuf::from);
+    let folder: Option<PathBuf> =
+        std::env::args().skip(1).find(|arg| !arg.starts_with('-')).map(PathBuf::from);
     let place = match &folder {
         Some(folder) => tempfile::tempdir_in(folder).unwrap(),
         None => tempfile::tempdir().unwrap(),

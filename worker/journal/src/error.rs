@@ -101,7 +101,7 @@ pub struct Damage {
 pub enum DamageKind {
     /// Records that had been flushed cannot be read; whole ones follow and are kept.
     Lost {
-        /// How many records the gap in the sequence numbers shows.
+        /// How many records the gap in the sequence numbers shows; 0 when it cannot be told.
         records: u64,
     },
     /// A gap in the tail that may never have been flushed (the usual trace of a power cut, or damage to
@@ -124,6 +124,7 @@ pub enum DamageKind {
 impl fmt::Display for DamageKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            DamageKind::Lost { records: 0 } => write!(f, "flushed records are unreadable"),
             DamageKind::Lost { records } => write!(f, "{records} flushed records are unreadable"),
             DamageKind::LostUnflushed { records } => {
                 write!(f, "{records} records of the tail are unreadable, whole ones follow")

@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 use crate::error::{JournalError, is_full};
 use crate::footer;
-use crate::recall::{self, RECENT_MAX, Recent, State};
 use crate::meta::Meta;
+use crate::recall::{self, RECENT_MAX, Recent, State};
 use crate::scan;
-use crate::segment::{Header, Segment, segment_name};
+use crate::segment::{Header, Segment, aside_name, segment_name};
 use crate::shared::{Chore, Next, Shared, Work};
-use crate::storage::{FileStorage, Storage};
+use crate::storage::{self, FileStorage, Storage};
 use crate::writer::Options;
 
 const WINDOW_BYTES_MIN: u64 = 256 * 1024;
@@ -32,6 +32,13 @@ const QUIET: Duration = Duration::from_secs(10);
 pub struct Filler<S: Storage = FileStorage> {
     shared: Arc<Shared<S>>,
     options: Options,
+}
+
+impl<S: Storage> Drop for Filler<S> {
+    /// The writer does the chores itself again.
+    fn drop(&mut self) {
+        self.shared.work().attended = false;
+    }
 }
 
 enum Job<F> {
@@ -148,10 +155,7 @@ fn fatal<S: Storage>(shared: &Shared<S>, error: io::Error) -> JournalError {
 }
 
 /// The segment to go on in: the one made ahead, else a new one.
-pub(crate) fn next_segment<S: Storage>(
-    shared: &Shared<S>,
-    number: u32,
-) -> io::Result<Arc<Segment<S::File>>> {
+pub(crate) fn next_segment<S: Storage>(shared: &Shared<S>, number: u32) -> io::Result<Arc<Segment<S::File>>> {
     let mut work = shared.work();
     loop {
         match std::mem::replace(&mut work.next, Next::None) {
@@ -253,6 +257,7 @@ fn do_chore<S: Storage>(shared: &Shared<S>) -> Result<(), JournalError> {
     let done = match chore {
         Chore::Seal(number) => seal(shared, number),
         Chore::Retire { first, last } => retire(shared, &mut files, first, last),
+        Chore::PutAside(number) => put_aside(shared, number),
     };
     match done {
         Ok(()) => Ok(()),
@@ -290,6 +295,16 @@ fn seal<S: Storage>(shared: &Shared<S>, number: u32) -> Result<(), JournalError>
     if let Some(bytes) = footer::seal(&file, number, seed)? {
         shared.work().lengths.insert(number, bytes);
     }
+    Ok(())
+}
+
+/// Keeps a copy of a damaged segment, once.
+fn put_aside<S: Storage>(shared: &Shared<S>, number: u32) -> Result<(), JournalError> {
+    let names = shared.storage.list().map_err(JournalError::Io)?;
+    if names.contains(&aside_name(number)) || !names.contains(&segment_name(number)) {
+        return Ok(());
+    }
+    storage::copy(&shared.storage, &segment_name(number), &aside_name(number))?;
     Ok(())
 }
 

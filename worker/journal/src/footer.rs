@@ -67,8 +67,12 @@ pub(crate) fn seal<F: File>(file: &F, number: u32, segment_seed: u32) -> io::Res
     meta[8..16].copy_from_slice(&survey.last.to_le_bytes());
     meta[16..20].copy_from_slice(&records.to_le_bytes());
 
-    let mut output =
-        Output { file, at: start + HEAD_BYTES as u64, crc: seed, buffer: Vec::with_capacity(2 * PIECE_BYTES) };
+    let mut output = Output {
+        file,
+        at: start + HEAD_BYTES as u64,
+        crc: seed,
+        buffer: Vec::with_capacity(2 * PIECE_BYTES),
+    };
     output.push(&meta);
     let mut failed = None;
     walk_records(&mut window, number, segment_seed, &mut |found| {

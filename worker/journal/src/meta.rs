@@ -142,15 +142,6 @@ impl<'a> Fields<'a> {
         let flags = self.u8()?;
         let peer_bytes = self.u8()? as usize;
         let peer = self.text(peer_bytes)?;
-        Some(ReceivedMeta {
-            id,
-            time_us,
-            order,
-            tag,
-            utc_offset_s,
-            flags,
-            peer,
-            keys: self.take(8 * keys)?,
-        })
+        Some(ReceivedMeta { id, time_us, order, tag, utc_offset_s, flags, peer, keys: self.take(8 * keys)? })
     }
 }

@@ -5,9 +5,9 @@ use std::path::Path;
 
 use crate::error::JournalError;
 use crate::id::MessageId;
+use crate::meta::Meta;
 use crate::reader::{self, OwnedReceived};
 use crate::recall::State;
-use crate::meta::Meta;
 use crate::record::Location;
 use crate::replay::{Content, Replayed};
 use crate::scan::{self, Found as FoundRecord};

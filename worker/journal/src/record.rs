@@ -503,8 +503,7 @@ mod tests {
         let id = MessageId::new(1, 1);
         let tag = Tag::default();
         let peer = long.as_str();
-        let message =
-            Received { id, time_us: 0, utc_offset_s: 0, peer, keys: &[], tag, flags: 0, body: b"" };
+        let message = Received { id, time_us: 0, utc_offset_s: 0, peer, keys: &[], tag, flags: 0, body: b"" };
         Record::Received(message).write_meta(&mut bytes, 0);
         let Some(Meta::Received(meta)) = Meta::decode(kind::RECEIVED, &bytes) else { panic!() };
         assert_eq!(meta.peer, "ä".repeat(32));

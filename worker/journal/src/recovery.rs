@@ -22,7 +22,7 @@ use crate::recall;
 use crate::record::{self, Head, Location, seed_at};
 use crate::replay::{Content, ReplaySummary, Replayed};
 use crate::scan::{self, Found, Walk};
-use crate::segment::{DATA_START, Header, MARKER, Segment, number_of, segment_name};
+use crate::segment::{DATA_START, Header, MARKER, Segment, aside_name, number_of, segment_name};
 use crate::shared::{Chore, Shared};
 use crate::storage::{self, File, Storage};
 use crate::writer::{Meta, Options, Start};
@@ -181,8 +181,7 @@ impl<S: Storage> Recovery<'_, S> {
         self.storage.sync_folder().map_err(JournalError::Io)?;
         self.names = self.storage.list().map_err(JournalError::Io)?;
         self.summary.after_io_error = self.names.iter().any(|name| name == MARKER);
-        let mut recalls: Vec<u32> =
-            self.names.iter().filter_map(|name| number_of(name, "mem")).collect();
+        let mut recalls: Vec<u32> = self.names.iter().filter_map(|name| number_of(name, "mem")).collect();
         recalls.sort_unstable();
         for &through in &recalls {
             self.through = through;
@@ -245,17 +244,22 @@ impl<S: Storage> Recovery<'_, S> {
 
     /// Reports gaps, and messages that wait in sealed segments but cannot be read.
     fn report(&mut self) -> Result<(), JournalError> {
+        // In front of the very first record no other shows how many are missing.
+        let first = self.segments.first().and_then(|first| Some((first.number, *first.walk.holes.first()?)));
+        if let Some((segment, hole)) = first.filter(|(_, hole)| hole.before == 0) {
+            let (offset, before, after) = (hole.from, self.order.flushed, hole.after);
+            if before < after - 1 {
+                self.order.gaps.insert(0, Gap { segment, offset, before, after });
+            } else {
+                self.damage(segment, segment_name(segment), offset, DamageKind::Lost { records: 0 })?;
+            }
+        }
         for gap in self.order.gaps.clone() {
             let records = gap.after - gap.before - 1;
             let flushed = gap.before < self.order.flushed;
-            let what = if flushed { DamageKind::Lost { records } } else { DamageKind::LostUnflushed { records } };
+            let what =
+                if flushed { DamageKind::Lost { records } } else { DamageKind::LostUnflushed { records } };
             self.damage(gap.segment, segment_name(gap.segment), gap.offset, what)?;
-        }
-        // Nothing stands before the first segment's first record to show a gap.
-        if let Some((number, hole)) = self.segments.first().and_then(|first| {
-            first.walk.holes.first().filter(|hole| hole.before == 0).map(|hole| (first.number, *hole))
-        }) {
-            self.damage(number, segment_name(number), hole.from, DamageKind::Lost { records: 0 })?;
         }
         self.verify()
     }
@@ -291,10 +295,16 @@ impl<S: Storage> Recovery<'_, S> {
     }
 
     /// Notes damage and keeps a copy of the file, once.
-    fn damage(&mut self, number: u32, file: String, offset: u64, what: DamageKind) -> Result<(), JournalError> {
+    fn damage(
+        &mut self,
+        number: u32,
+        file: String,
+        offset: u64,
+        what: DamageKind,
+    ) -> Result<(), JournalError> {
         let aside = aside_name(number);
         if !self.names.contains(&aside) {
-            match copy(self.storage, &file, &aside) {
+            match storage::copy(self.storage, &file, &aside) {
                 Ok(()) => self.names.push(aside),
                 // The original stays where it is; only the copy has to wait for room.
                 Err(error) if crate::error::is_full(&error) => {
@@ -340,7 +350,8 @@ impl<S: Storage> Recovery<'_, S> {
                 rewrite(&file, u64::from(first.offset), walked.walk.end)?;
             }
             // Lost records are kept as evidence until the segment goes; everything else is a tear.
-            let damaged = self.order.gaps.iter().any(|gap| gap.segment == number) || !walked.walk.holes.is_empty();
+            let damaged =
+                self.order.gaps.iter().any(|gap| gap.segment == number) || !walked.walk.holes.is_empty();
             let torn = walked.walk.torn_bytes;
             if torn > 0 && !damaged {
                 self.summary.cut_bytes += torn;
@@ -442,10 +453,6 @@ impl<S: Storage> Recovery<'_, S> {
     }
 }
 
-fn aside_name(number: u32) -> String {
-    format!("{number:010}.damaged")
-}
-
 /// Reads a stretch and writes it back, so that the kernel has to flush it whatever it believes.
 fn rewrite(file: &impl File, from: u64, to: u64) -> Result<(), JournalError> {
     let mut buffer = vec![0; 256 * 1024];
@@ -459,21 +466,4 @@ fn rewrite(file: &impl File, from: u64, to: u64) -> Result<(), JournalError> {
         at += storage::write_full(file, &mut [IoSlice::new(&buffer[..read])], at)?;
     }
     Ok(())
-}
-
-/// Copies a whole file under another name, durably.
-fn copy<S: Storage>(storage: &S, from: &str, to: &str) -> io::Result<()> {
-    let source = storage.open(from)?;
-    let target = storage.create(to)?;
-    let mut buffer = vec![0; 256 * 1024];
-    let mut at = 0;
-    loop {
-        let read = storage::read_full(&source, &mut buffer, at)?;
-        if read == 0 {
-            break;
-        }
-        at += storage::write_full(&target, &mut [IoSlice::new(&buffer[..read])], at)?;
-    }
-    target.sync_data()?;
-    storage.sync_folder()
 }

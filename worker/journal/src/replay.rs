@@ -8,8 +8,8 @@ use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::error::Damage;
 use crate::id::MessageId;
-use crate::recall::{RECENT_MAX, Recent, State};
 use crate::meta::{Meta, ReceivedMeta};
+use crate::recall::{RECENT_MAX, Recent, State};
 use crate::record::Location;
 use crate::scan::Found;
 

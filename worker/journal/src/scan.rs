@@ -206,11 +206,7 @@ struct Searched {
 }
 
 /// Looks behind the bytes at `from`, which are no record.
-fn search<F: File>(
-    window: &mut Window<'_, F>,
-    from: u64,
-    segment_seed: u32,
-) -> io::Result<Searched> {
+fn search<F: File>(window: &mut Window<'_, F>, from: u64, segment_seed: u32) -> io::Result<Searched> {
     let mut last_byte = None;
     let mut at = from;
     while at < window.length {

@@ -26,6 +26,11 @@ pub(crate) fn segment_name(number: u32) -> String {
     format!("{number:010}.seg")
 }
 
+/// The name of a damaged segment's copy.
+pub(crate) fn aside_name(number: u32) -> String {
+    format!("{number:010}.damaged")
+}
+
 /// A file name with the number in front of its extension.
 pub(crate) fn number_of(name: &str, extension: &str) -> Option<u32> {
     let (number, found) = name.split_once('.')?;

@@ -63,6 +63,8 @@ pub(crate) enum Chore {
     Seal(u32),
     /// Nothing in the segments `first..=last` is needed: remember their tags, unlink them.
     Retire { first: u32, last: u32 },
+    /// A segment was found damaged: keep a copy.
+    PutAside(u32),
 }
 
 /// How messages ended that did not end done, for duplicate memory.

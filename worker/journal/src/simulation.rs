@@ -93,9 +93,10 @@ impl Model {
     }
 
     fn check(&self, found: &[(Replayed, Vec<u8>)], summary: &ReplaySummary, cut: bool, seed: u64) {
-        let open: BTreeMap<_, _> = found.iter().map(|(message, body)| (message.id, (message, body))).collect();
+        let open: BTreeMap<_, _> =
+            found.iter().map(|(message, body)| (message.id, (message, body))).collect();
         assert_eq!(open.len(), found.len(), "seed {seed}: a message handed out twice");
-        for (id, _) in &open {
+        for id in open.keys() {
             assert!(self.order.contains_key(id), "seed {seed}: {id} was never received");
         }
         for id in self.order.keys() {
@@ -252,9 +253,16 @@ struct Run {
 }
 
 type Outcome = Result<(), JournalError>;
+/// Messages handed out, each with the bytes read back.
+type Handed = Vec<(Replayed, Vec<u8>)>;
 
 impl Run {
-    fn received(id: MessageId, keys: &[u64], body: &[u8], append: &mut dyn FnMut(&Record<'_>) -> Result<Location, JournalError>) -> Result<Location, JournalError> {
+    fn received(
+        id: MessageId,
+        keys: &[u64],
+        body: &[u8],
+        append: &mut dyn FnMut(&Record<'_>) -> Result<Location, JournalError>,
+    ) -> Result<Location, JournalError> {
         append(&Record::Received(Received {
             id,
             time_us: id.unix_ms() as i64,
@@ -298,7 +306,8 @@ impl Run {
             self.journal.ended(ended.location);
         }
         self.model.batch = self.model.events.len();
-        self.before = self.open.iter().map(|known| (known.id, known.location, known.events.clone())).collect();
+        self.before =
+            self.open.iter().map(|known| (known.id, known.location, known.events.clone())).collect();
     }
 
     fn flush(&mut self) -> Outcome {
@@ -316,8 +325,15 @@ impl Run {
             .into_iter()
             .map(|(id, location, events)| Known { id, location, events })
             .collect();
-        self.before = self.open.iter().map(|known| (known.id, known.location, known.events.clone())).collect();
-        let ended: Vec<_> = self.model.events.iter().filter(|(_, event)| *event == Event::Ended(State::Failed)).map(|(id, _)| *id).collect();
+        self.before =
+            self.open.iter().map(|known| (known.id, known.location, known.events.clone())).collect();
+        let ended: Vec<_> = self
+            .model
+            .events
+            .iter()
+            .filter(|(_, event)| *event == Event::Ended(State::Failed))
+            .map(|(id, _)| *id)
+            .collect();
         self.failed.retain(|id| ended.contains(id));
     }
 
@@ -390,7 +406,8 @@ impl Run {
             self.journal.ended(from);
             self.open[index].location = to;
         }
-        self.before = self.open.iter().map(|known| (known.id, known.location, known.events.clone())).collect();
+        self.before =
+            self.open.iter().map(|known| (known.id, known.location, known.events.clone())).collect();
         Ok(())
     }
 
@@ -444,7 +461,7 @@ fn open(
     options: Options,
     model: Option<(&mut Model, bool)>,
     seed: u64,
-) -> Result<(Journal<Faulty>, Vec<(Replayed, Vec<u8>)>), JournalError> {
+) -> Result<(Journal<Faulty>, Handed), JournalError> {
     let mut messages = Vec::new();
     let (journal, summary) = Journal::open(storage.clone(), options, &mut |message| messages.push(message))?;
     let reader = journal.reader();
@@ -482,8 +499,9 @@ fn random_plan(random: &mut Random, within: u64) -> Option<Plan> {
     Some(Plan { after: random.below(within), only, fault, lasting })
 }
 
-/// A run of several lives of one journal; returns how many crash states it went through.
-fn run(seed: u64) -> u64 {
+/// A run of several lives of one journal, the first one struck as planned; returns how many crash states it
+/// went through.
+fn run(seed: u64, strike: Option<Plan>) -> u64 {
     let mut random = Random::new(seed);
     let segment_bytes = [6_000, 8_192, 16_384, 65_536][random.below(4) as usize];
     let options = Options { segment_bytes, ..Options::default() };
@@ -492,7 +510,7 @@ fn run(seed: u64) -> u64 {
     let mut states = 0;
     let mut cut = false;
     let mut next = 0;
-    for _life in 0..6 {
+    for life in 0..6 {
         // Opening may be struck as well; the next attempt meets what that left.
         if random.percent(30) {
             storage.plan(random_plan(&mut random, 12));
@@ -505,7 +523,8 @@ fn run(seed: u64) -> u64 {
             Err(_) => {
                 let power = random.percent(50);
                 cut = true;
-                storage = if power { storage.after_power_cut(kill_seed) } else { storage.after_kill(kill_seed) };
+                storage =
+                    if power { storage.after_power_cut(kill_seed) } else { storage.after_kill(kill_seed) };
                 states += 1;
                 let opened = open(&storage, options, Some((&mut model, cut)), seed);
                 opened.unwrap_or_else(|error| panic!("seed {seed}: cannot open: {error}"))
@@ -521,7 +540,12 @@ fn run(seed: u64) -> u64 {
         let known = |message: &Replayed| Known {
             id: message.id,
             location: message.location,
-            events: model.events.iter().filter(|(id, event)| *id == message.id && *event != Event::Received).map(|(_, event)| *event).collect(),
+            events: model
+                .events
+                .iter()
+                .filter(|(id, event)| *id == message.id && *event != Event::Received)
+                .map(|(_, event)| *event)
+                .collect(),
         };
         let open: Vec<Known> = found.iter().map(|(message, _)| known(message)).collect();
         let before = open.iter().map(|known| (known.id, known.location, known.events.clone())).collect();
@@ -537,7 +561,9 @@ fn run(seed: u64) -> u64 {
             before,
             next,
         };
-        if random.percent(90) {
+        if life == 0 && strike.is_some() {
+            storage.plan(strike);
+        } else if random.percent(90) {
             storage.plan(random_plan(&mut random, 60));
         }
         if random.percent(15) {
@@ -595,7 +621,18 @@ fn replay_after_any_crash_equals_the_model() {
     let mut seed = setting("JOURNAL_CRASH_SEED", 1);
     let mut states = 0;
     while states < wanted {
-        states += run(seed);
+        states += run(seed, None);
         seed += 1;
+    }
+}
+
+#[test]
+fn every_operation_may_fail_once_or_for_good() {
+    for after in 0..60 {
+        for fault in [Fault::Error(EIO), Fault::Error(ENOSPC), Fault::Short, Fault::Stop] {
+            for lasting in [false, true] {
+                run(1000 + after % 7, Some(Plan { after, only: None, fault, lasting }));
+            }
+        }
     }
 }

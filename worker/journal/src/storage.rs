@@ -100,3 +100,20 @@ pub(crate) fn write_zeros(file: &impl File, from: u64, to: u64) -> io::Result<()
     }
     Ok(())
 }
+
+/// Copies a whole file under another name, durably.
+pub(crate) fn copy<S: Storage>(storage: &S, from: &str, to: &str) -> io::Result<()> {
+    let source = storage.open(from)?;
+    let target = storage.create(to)?;
+    let mut buffer = vec![0; 4 * ZEROS.len()];
+    let mut at = 0;
+    loop {
+        let read = read_full(&source, &mut buffer, at)?;
+        if read == 0 {
+            break;
+        }
+        at += write_full(&target, &mut [IoSlice::new(&buffer[..read])], at)?;
+    }
+    target.sync_data()?;
+    storage.sync_folder()
+}

@@ -21,7 +21,7 @@ use crate::record::{HEAD_BYTES, Head, IDS_MAX, Location, Received, Record, recor
 use crate::recovery;
 use crate::replay::{ReplaySummary, Replayed};
 use crate::segment::{DATA_START, SEGMENT_BYTES, Segment};
-use crate::shared::{Chore, Shared};
+use crate::shared::{Chore, Next, Shared};
 use crate::storage::{self, File, FileStorage, Storage};
 
 /// Bodies from this size on go from the caller's memory straight to the file, in bytes.
@@ -34,14 +34,14 @@ const BUFFER_BYTES: usize = 1024 * 1024;
 pub struct Options {
     /// How large segments grow, in bytes; [`SEGMENT_BYTES`].
     pub segment_bytes: u32,
-    /// How much of the waiting messages in sealed segments is checked at opening, in bytes; 64 MiB. What is
+    /// How much of the waiting messages in sealed segments is checked at opening, in bytes; 16 MiB. What is
     /// beyond is checked when it is read.
     pub verify_bytes: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { segment_bytes: SEGMENT_BYTES, verify_bytes: 64 * 1024 * 1024 }
+        Options { segment_bytes: SEGMENT_BYTES, verify_bytes: 16 * 1024 * 1024 }
     }
 }
 
@@ -136,7 +136,7 @@ impl<S: Storage> Journal<S> {
             segments: start.segments,
             current: start.current,
             position: start.position,
-            buffer: Vec::with_capacity(BUFFER_BYTES / 8),
+            buffer: Vec::new(),
             sequence: start.sequence,
             flushed: start.sequence - 1,
             index_bytes: start.index_bytes,
@@ -477,7 +477,8 @@ impl<S: Storage> Journal<S> {
     /// As [`flush`](Journal::flush); without a filler also those of the work itself.
     pub fn retire(&mut self) -> Result<usize, JournalError> {
         self.check()?;
-        let idle = self.segments.iter().take(self.segments.len() - 1).take_while(|meta| meta.open == 0).count();
+        let idle =
+            self.segments.iter().take(self.segments.len() - 1).take_while(|meta| meta.open == 0).count();
         if idle > 0 {
             if self.dirty || !self.buffer.is_empty() || !self.behind.is_empty() {
                 // A message moved out of the segment must be safe where it stands now.
@@ -502,9 +503,11 @@ impl<S: Storage> Journal<S> {
     /// tenth, that moving it forward is worth the room; see [`append_moved`](Journal::append_moved).
     pub fn sparse(&self) -> Option<u32> {
         let oldest = self.segments.front().filter(|_| self.segments.len() > 1)?;
-        let (open, data) = self.segments.iter().take(self.segments.len() - 1).fold((0, 0), |sum, meta| {
-            (sum.0 + meta.open_bytes, sum.1 + meta.data_bytes)
-        });
+        let (open, data) = self
+            .segments
+            .iter()
+            .take(self.segments.len() - 1)
+            .fold((0, 0), |sum, meta| (sum.0 + meta.open_bytes, sum.1 + meta.data_bytes));
         let sparse = |open: u64, data: u64| open * 10 < data;
         (oldest.open > 0 && (sparse(oldest.open_bytes, oldest.data_bytes) || sparse(open, data)))
             .then_some(oldest.number)
@@ -537,10 +540,21 @@ impl<S: Storage> Journal<S> {
         Filler::new(Arc::clone(&self.shared), self.options)
     }
 
+    /// Keeps a copy (`NUMBER.damaged`) of a segment in which a reader found a record that fails its checksum;
+    /// the filler does it, else the next [`retire`](Journal::retire). Done at most once a segment.
+    pub fn put_aside(&mut self, segment: u32) {
+        self.shared.work().chores.push_back(Chore::PutAside(segment));
+        self.shared.wake.notify_all();
+    }
+
     /// What the segments take up on disk, in bytes.
     pub fn bytes(&self) -> u64 {
-        let rest: u64 = self.shared.work().lengths.values().sum();
-        rest + self.current.filled()
+        let work = self.shared.work();
+        let next = match &work.next {
+            Next::Ready(next) => next.filled(),
+            Next::None | Next::Wanted(_) | Next::Making => 0,
+        };
+        work.lengths.values().sum::<u64>() + next + self.current.filled()
     }
 
     /// The number of the segment being written to.

@@ -115,7 +115,10 @@ struct Node {
 #[derive(Debug, Clone)]
 enum Change {
     /// Whole sectors as they were after a write.
-    Write { offset: u64, bytes: Vec<u8> },
+    Write {
+        offset: u64,
+        bytes: Vec<u8>,
+    },
     Length(u64),
 }
 
