@@ -14,7 +14,7 @@ use crate::lock::{LockFault, StateLock};
 use crate::notify::Notify;
 use crate::signals::{Signals, Told};
 use crate::spawn::{Identity, is_single_threaded};
-use crate::supervisor::{Event, Supervisor, WorkerId};
+use crate::supervisor::{Action, Event, Supervisor, WorkerId};
 use crate::wanted::Wanted;
 use crate::{EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED, EXIT_TEMPORARY, Options};
 use link::{SlotTable, Status};
@@ -236,10 +236,15 @@ impl Server {
 
     /// Lets the supervisor decide, and carries it out, until nothing follows from it.
     fn apply(&mut self, event: Event) {
-        let mut events = VecDeque::from([event]);
-        while let Some(event) = events.pop_front() {
-            for action in self.supervisor.handle(event, self.now()) {
-                events.extend(self.act(action));
+        let actions = self.supervisor.handle(event, self.now());
+        self.carry_out(actions);
+    }
+
+    fn carry_out(&mut self, actions: Vec<Action>) {
+        let mut actions = VecDeque::from(actions);
+        while let Some(action) = actions.pop_front() {
+            if let Some(event) = self.act(action) {
+                actions.extend(self.supervisor.handle(event, self.now()));
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Words for the state of a channel: in the answer to `status` and in the log.
 
 use crate::control::{ChannelState, ChannelStatus};
-use crate::supervisor::{State, Then};
+use crate::supervisor::State;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -12,7 +12,7 @@ pub(crate) fn shown(state: State) -> ChannelState {
         State::Starting { .. } => ChannelState::Starting,
         State::Ready { .. } => ChannelState::Ready,
         State::Draining { .. } => ChannelState::Draining,
-        State::Doomed { then: Then::Again | Then::Backoff | Then::Forget, .. } => ChannelState::Killed,
+        State::Doomed { .. } => ChannelState::Killed,
         State::Backoff { .. } => ChannelState::Backoff,
         State::Disabled => ChannelState::Disabled,
     }
@@ -51,8 +51,9 @@ pub(crate) fn left_behind(state_path: &Path, is_known: impl Fn(&str) -> bool) ->
     let Ok(entries) = std::fs::read_dir(state_path) else { return Vec::new() };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
     let has_journal = |name: &String| {
-        let segments = std::fs::read_dir(state_path.join(name).join("journal"));
-        segments.is_ok_and(|mut segments| segments.next().is_some())
+        let files = std::fs::read_dir(state_path.join(name).join("journal"));
+        let is_segment = |name: std::ffi::OsString| name.as_encoded_bytes().ends_with(b".seg");
+        files.is_ok_and(|mut files| files.any(|file| file.is_ok_and(|file| is_segment(file.file_name()))))
     };
     let mut found: Vec<String> =
         names.filter(|name| !name.starts_with('.') && !is_known(name)).filter(has_journal).collect();
@@ -74,7 +75,9 @@ mod tests {
         for path in ["old/journal", "empty/journal", "known/journal", ".hidden/journal", "other"] {
             std::fs::create_dir_all(folder.path().join(path)).unwrap();
         }
-        for path in ["old/journal/1", "known/journal/1", ".hidden/journal/1", "other/file"] {
+        for path in
+            ["old/journal/1.seg", "empty/journal/1.mem", "known/journal/1.seg", ".hidden/journal/1.seg"]
+        {
             std::fs::write(folder.path().join(path), "").unwrap();
         }
         assert_eq!(left_behind(folder.path(), |name| name == "known"), ["old"]);

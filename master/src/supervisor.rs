@@ -2,15 +2,16 @@
 //! system call, no pid, no wall clock. Time is a duration since some fixed moment and never goes back.
 //!
 //! ```text
-//!               Listening              Ready               Reload, Stop
-//!    Unbound ─────────────▶ Starting ─────────▶ Ready ──────────────────▶ Draining
-//!     ▲   ▲                  │  │ ▲              │ │                       │   │
-//!     │   │            78    │  │ │        78    │ │ silent                │   │ deadline
-//!     │   └──── Disabled ◀───┼──┼─┼──────────────┘ └──────▶ Doomed ◀───────┼───┘
-//!     │ reload               │  │ │                          │             │
-//!     │                died  ▼  │ │ 0.1 s … 60 s       died  ▼       died  ▼
-//!     │                   Backoff─┘◀────────────────────── Gone ◀─────────(Gone)
-//!     └──────────────────────────────────────────────────── │ replaced: at once; taken out: forgotten
+//! Unbound ──Listening──▶ Starting ──Ready──▶ Ready
+//!    ▲                    │  │  │             │ │ │
+//!    │                    │  │  └─ reload, stop ┼─┴──▶ Draining ──deadline──▶ Doomed (KILL was sent)
+//!    │                    │  └── silent, breach ┴───────────────────────────▶    │
+//!    │               died ▼                     ▼ died    ▼ died                 ▼ died
+//!    │                   Gone ◀─────────────────┴─────────┴──────────────────────┘
+//!    ├── replaced ────────┤
+//!    ├── 0.1 s … 60 s ── Backoff ◀── died by itself, or killed for silence or breach
+//!    └── reload ──────── Disabled ◀── exit 78
+//!                        (forgotten) ◀── taken out, or the server stops
 //! ```
 //! Gone is the moment of a death, not a state that lasts. A channel starts through Unbound each time; where its listener
 //! stands already, that takes no time.
@@ -40,8 +41,11 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// The same while it starts: recovering a backlog of 60 GB from a disk of 100 MB/s takes that long, and a worker killed in
 /// its recovery would never end it.
 const SILENCE_STARTING_MAX: Duration = Duration::from_secs(600);
-/// A worker that has closed its link is about to exit; after that long it is killed.
-const MUTE_MAX: Duration = Duration::from_secs(5);
+/// Ticks come once a second at least; a longer gap is no fault of the workers.
+const TICK_MAX: Duration = Duration::from_secs(5);
+/// A worker that has closed its link is about to exit; after that long it is killed. One that an operator told to drain,
+/// by TERM, gives its running steps 30 s after its event loop has ended.
+const MUTE_MAX: Duration = Duration::from_secs(35);
 /// What a drain gets beyond the time the worker was told.
 const DRAIN_MARGIN: Duration = Duration::from_secs(1);
 /// How long a killed worker may take to die before it is complained of, and for how long a stop waits for it.
@@ -71,6 +75,7 @@ pub(crate) struct View {
 pub(crate) struct Supervisor {
     channels: BTreeMap<String, Channel>,
     last_worker: WorkerId,
+    last_tick: Option<Duration>,
     stop_timeout: Duration,
     /// First HUP not yet acted on, and when it will be.
     hangup: Option<(Duration, Duration)>,
@@ -96,6 +101,7 @@ impl Supervisor {
         Self {
             channels: BTreeMap::new(),
             last_worker: 0,
+            last_tick: None,
             stop_timeout: Duration::ZERO,
             hangup: None,
             stopping: None,
@@ -117,7 +123,7 @@ impl Supervisor {
             Event::Breach { worker } => self.breach(worker, now, &mut actions),
             Event::Hangup => self.hang_up(now),
             Event::Stop => self.stop(now, &mut actions),
-            Event::Tick => {}
+            Event::Tick => self.tick(now, &mut actions),
         }
         self.pass_time(now, &mut actions);
         actions
@@ -290,10 +296,11 @@ impl Supervisor {
     fn mute(&mut self, worker: WorkerId, now: Duration) {
         let Some((_, channel)) = self.of(worker) else { return };
         match &mut channel.state {
-            State::Starting { silent_until: until, .. }
-            | State::Ready { silent_until: until, .. }
-            | State::Draining { kill_at: until, .. } => *until = (*until).min(now + MUTE_MAX),
-            State::Doomed { .. } => {}
+            State::Starting { silent_until, .. } | State::Ready { silent_until, .. } => {
+                *silent_until = now + MUTE_MAX;
+            }
+            // These have a deadline.
+            State::Draining { .. } | State::Doomed { .. } => {}
             State::Unbound { .. } | State::Backoff { .. } | State::Disabled => {}
         }
     }
@@ -373,6 +380,18 @@ impl Supervisor {
                 }
             }
             Some(Stopping::AtOnce { .. } | Stopping::Left) => {}
+        }
+    }
+
+    /// Looks for silent workers; only here, since at any other event reports of others may still wait to be read.
+    fn tick(&mut self, now: Duration, actions: &mut Vec<Action>) {
+        let gap = now.saturating_sub(self.last_tick.replace(now).unwrap_or(now));
+        for (name, channel) in &mut self.channels {
+            if gap > TICK_MAX {
+                // The master itself stood still (stopped, frozen), and the workers likely with it.
+                channel.forgive(gap);
+            }
+            channel.end_silence(name, now, actions);
         }
     }
 

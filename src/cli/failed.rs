@@ -261,8 +261,7 @@ fn records_of(state_path: &Path, channel: &str) -> Result<Vec<Record>, Fail> {
 }
 
 fn read(path: &Path) -> Result<Record, Fail> {
-    let text = fs::read(path)
-        .map_err(|error| Fail::io(format!("read \"{}\"", path.display()), &error))?;
+    let text = fs::read(path).map_err(|error| Fail::io(format!("read \"{}\"", path.display()), &error))?;
     serde_json::from_slice(&text)
         .map_err(|error| Fail::Failed(format!("cannot understand \"{}\": {error}", path.display())))
 }

@@ -59,11 +59,11 @@ impl Client {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(io::Error::new(ErrorKind::TimedOut, "no answer in time"));
+                return Err(io::Error::new(ErrorKind::TimedOut, "time is up"));
             }
             self.stream.set_read_timeout(Some(left))?;
             match self.stream.read(&mut chunk) {
-                Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed without an answer")),
+                Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "the connection was closed")),
                 Ok(n) => self.answers.feed(&chunk[..n])?,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(timed_out(error)),
@@ -75,9 +75,7 @@ impl Client {
 /// A socket's time-out reads as "resource temporarily unavailable"; say what happened.
 fn timed_out(error: io::Error) -> io::Error {
     match error.kind() {
-        ErrorKind::WouldBlock | ErrorKind::TimedOut => {
-            io::Error::new(ErrorKind::TimedOut, "no answer in time")
-        }
+        ErrorKind::WouldBlock | ErrorKind::TimedOut => io::Error::new(ErrorKind::TimedOut, "time is up"),
         _ => error,
     }
 }

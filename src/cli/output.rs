@@ -25,7 +25,9 @@ pub(super) fn plain(error: &io::Error) -> String {
     let mut letters = text.chars();
     // A name in capitals stays as it is.
     match (letters.next(), letters.next()) {
-        (Some(first), Some(second)) if second.is_lowercase() => first.to_lowercase().to_string() + &text[first.len_utf8()..],
+        (Some(first), Some(second)) if second.is_lowercase() => {
+            first.to_lowercase().to_string() + &text[first.len_utf8()..]
+        }
         _ => text.to_owned(),
     }
 }

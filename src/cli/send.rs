@@ -151,10 +151,15 @@ impl Job<'_> {
         if quiet {
             return;
         }
-        let line = if self.arguments.json { report.json() } else { report.text() };
-        if writeln!(output::stdout(), "{line}").is_err() {
-            tally.output_closed = true;
-        }
+        let written = match &report.code {
+            _ if self.arguments.json => writeln!(output::stdout(), "{}", report.json()),
+            Some(code) => writeln!(output::stdout(), "{}", report.line(code)),
+            None => {
+                output::complain(&format!("{}: {}", report.name, report.text));
+                Ok(())
+            }
+        };
+        tally.output_closed |= written.is_err();
     }
 }
 
@@ -179,7 +184,9 @@ fn exchange(
 struct Report {
     name: String,
     control_id: String,
-    code: String,
+    /// MSA-1; `None` where no acknowledgment came.
+    code: Option<String>,
+    /// What the answer says, or why there is none.
     text: String,
     accepted: bool,
     took: Duration,
@@ -188,16 +195,16 @@ struct Report {
 impl Report {
     fn of(name: &str, sent_id: &[u8], answer: Result<Vec<u8>, String>, took: Duration) -> Report {
         let (code, text, accepted) = match answer {
-            Err(reason) => ("-".to_owned(), reason, false),
+            Err(reason) => (None, reason, false),
             Ok(body) => match hl7::ack::read(&body) {
-                None => ("-".to_owned(), "the answer is no acknowledgment".to_owned(), false),
+                None => (None, "the answer is no acknowledgment".to_owned(), false),
                 Some(ack) if ack.control_id != sent_id => {
                     let other = String::from_utf8_lossy(&ack.control_id).into_owned();
-                    (ack.code, format!("the answer is for another message, \"{other}\""), false)
+                    (Some(ack.code), format!("the answer is for another message, \"{other}\""), false)
                 }
                 Some(ack) => {
                     let accepted = matches!(ack.code.as_str(), "AA" | "CA");
-                    (ack.code, ack.text.unwrap_or_default(), accepted)
+                    (Some(ack.code), ack.text.unwrap_or_default(), accepted)
                 }
             },
         };
@@ -205,10 +212,9 @@ impl Report {
         Report { name: name.to_owned(), control_id, code, text, accepted, took }
     }
 
-    fn text(&self) -> String {
+    fn line(&self, code: &str) -> String {
         let line = format!(
-            "{}  {}  {}  {:.1} ms  {}",
-            self.code,
+            "{code}  {}  {}  {:.1} ms  {}",
             self.name,
             self.control_id,
             self.took.as_secs_f64() * 1e3,
@@ -257,7 +263,7 @@ mod tests {
     #[test]
     fn a_refusal_is_printed_with_its_text() {
         assert_eq!(
-            report(b"MSH|^~\\&|A\rMSA|AR|ID1|no such type\r").text(),
+            report(b"MSH|^~\\&|A\rMSA|AR|ID1|no such type\r").line("AR"),
             "AR  a.hl7  ID1  2.0 ms  no such type"
         );
     }

@@ -178,12 +178,12 @@ fn print_channel(channel: &ChannelStatus, peers: &[Peer], json: bool) -> Outcome
     Ok(())
 }
 
-/// `207: 3, 101: 1`; a dash for none.
+/// `101: 1, 207: 3`, without what was never counted; a dash for none.
 fn counters(counters: &BTreeMap<String, u64>) -> String {
-    if counters.is_empty() {
-        return "-".to_owned();
-    }
-    counters.iter().map(|(name, count)| format!("{name}: {}", grouped(*count))).collect::<Vec<_>>().join(", ")
+    let counted = counters.iter().filter(|(_, count)| **count > 0);
+    let text =
+        counted.map(|(name, count)| format!("{name}: {}", grouped(*count))).collect::<Vec<_>>().join(", ");
+    if text.is_empty() { "-".to_owned() } else { text }
 }
 
 fn to_json(value: &impl serde::Serialize) -> String {

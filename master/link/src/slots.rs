@@ -326,7 +326,7 @@ fn left(deadline: Option<Instant>, most: Duration) -> Option<Duration> {
 
 /// Sleeps while `word` is `generation`. Every way to come back is fine: the caller looks again.
 fn wait(word: &AtomicU32, generation: u32, timeout: Duration) {
-    let timeout = Timespec { tv_sec: 0, tv_nsec: i64::from(timeout.subsec_nanos()) };
+    let timeout = Timespec::try_from(timeout).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
     let _ = futex::wait(word, SHARED, generation, Some(&timeout));
 }
 
@@ -577,7 +577,9 @@ mod tests {
         thread::sleep(Duration::from_millis(20));
         // Freed without a wake-up, as by one that is killed in between.
         table.words.slots()[0].store(0, SeqCst);
+        let freed = Instant::now();
         assert!(waiter.join().unwrap());
+        assert!(freed.elapsed() < SOON / 2);
     }
 
     #[test]

@@ -80,25 +80,16 @@ impl Control {
     /// replaced; a living one is not disturbed.
     pub(crate) fn open(runtime_path: &Path) -> Result<Self, ControlFault> {
         let path = runtime_path.join(SOCKET);
-        let fault = |e: io::Error| ControlFault::Io(path.clone(), e);
-        std::fs::create_dir_all(runtime_path).map_err(fault)?;
-        match UnixStream::connect(&path) {
-            Ok(_) => return Err(ControlFault::Taken(path)),
-            Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                std::fs::remove_file(&path).map_err(fault)?;
-            }
-            // Anything else that is wrong with it, bind says.
-            Err(_) => {}
-        }
-        let listener = listener(&path).map_err(|e| fault(e.into()))?;
-        let group = Group::from_name(GROUP).ok().flatten();
-        if let Some(group) = group
-            && let Err(e) = std::os::unix::fs::chown(&path, None, Some(group.gid.as_raw()))
-        {
-            // As an ordinary user who is not in it: then it stays with the user's own group.
-            log::debug!("could not give \"{}\" to group {GROUP}: {e}", path.display());
-        }
+        let listener = listener(&path)?;
         Ok(Self { path, listener, connections: BTreeMap::new(), last_connection: 0 })
+    }
+
+    /// Listens below another folder from now on; connections stay.
+    pub(crate) fn move_to(&mut self, runtime_path: &Path) -> Result<(), ControlFault> {
+        let path = runtime_path.join(SOCKET);
+        self.listener = listener(&path)?;
+        let _ = std::fs::remove_file(std::mem::replace(&mut self.path, path));
+        Ok(())
     }
 
     /// What to poll: the listener, unless there are connections enough, then each connection with what it waits for.
@@ -257,7 +248,31 @@ impl Connection {
     }
 }
 
-fn listener(path: &Path) -> Result<OwnedFd, Errno> {
+fn listener(path: &Path) -> Result<OwnedFd, ControlFault> {
+    let fault = |e: io::Error| ControlFault::Io(path.to_owned(), e);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(fault)?;
+    }
+    match UnixStream::connect(path) {
+        Ok(_) => return Err(ControlFault::Taken(path.to_owned())),
+        Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path).map_err(fault)?
+        }
+        // Anything else that is wrong with it, bind says.
+        Err(_) => {}
+    }
+    let socket = bind(path).map_err(|e| fault(e.into()))?;
+    let group = Group::from_name(GROUP).ok().flatten();
+    if let Some(group) = group
+        && let Err(e) = std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))
+    {
+        // As an ordinary user who is not in it: then it stays with the user's own group.
+        log::debug!("could not give \"{}\" to group {GROUP}: {e}", path.display());
+    }
+    Ok(socket)
+}
+
+fn bind(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     // Before bind, so that there is no moment with other permissions; again after it, since the umask takes the group's.
@@ -308,14 +323,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let first = Control::open(folder.path()).unwrap();
         assert!(matches!(Control::open(folder.path()), Err(ControlFault::Taken(_))));
+        drop(first);
         // Dead without a chance to remove it.
-        let stale = std::mem::ManuallyDrop::new(first).listener.as_fd().as_fd().try_clone_to_owned();
-        drop(stale);
-        let path = folder.path().join("other");
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-        std::fs::rename(&path, folder.path().join(SOCKET)).unwrap();
-        assert!(Control::open(folder.path()).is_ok());
+        drop(std::os::unix::net::UnixListener::bind(folder.path().join(SOCKET)).unwrap());
+        drop(Control::open(folder.path()).unwrap());
         assert!(matches!(call(folder.path(), &Request::Reload, SOON), Err(CallFault::NotRunning(_))));
+    }
+
+    #[test]
+    fn a_socket_that_moves_keeps_its_connections() {
+        let folder = tempfile::tempdir().unwrap();
+        let (here, there) = (folder.path().join("here"), folder.path().join("there"));
+        let mut control = Control::open(&here).unwrap();
+        let _asks = UnixStream::connect(here.join(SOCKET)).unwrap();
+        control.turn(Duration::ZERO, |_| false);
+        control.move_to(&there).unwrap();
+        assert!(!here.join(SOCKET).exists() && there.join(SOCKET).exists());
+        assert_eq!(control.connections.len(), 1);
     }
 
     #[test]

@@ -2,8 +2,7 @@
 
 use super::{Server, now_us};
 use crate::control::{
-    ChangeAction, ChannelChange, ChannelState, ChannelStatus, ConnectionId, Control, Request, Response,
-    ServerStatus,
+    ChangeAction, ChannelChange, ChannelState, ChannelStatus, ConnectionId, Request, Response, ServerStatus,
 };
 use crate::lock::{LockFault, StateLock};
 use crate::spawn::Identity;
@@ -126,18 +125,12 @@ impl Server {
                 LockFault::Io(e) => vec![format!("could not lock state_path \"{path}\": {e}")],
             })?)
         };
-        let control = if old.runtime_path == new.runtime_path {
-            None
-        } else {
-            Some(Control::open(&new.runtime_path).map_err(|fault| vec![fault.to_string()])?)
-        };
+        if old.runtime_path != new.runtime_path {
+            self.control.move_to(&new.runtime_path).map_err(|fault| vec![fault.to_string()])?;
+        }
         // Nothing fails from here on.
         if let Some(lock) = lock {
             self.lock = lock;
-        }
-        if let Some(control) = control {
-            // Whoever asks at the old place is answered there no more, the one who asked for this reload included.
-            self.control = control;
         }
         let mut changes = wanted.changes_from(Some(&self.wanted));
         if identity != self.identity {

@@ -52,14 +52,20 @@ impl Server {
     fn report(&mut self, worker: WorkerId, report: Report) {
         let Some(sender) = self.workers.get_mut(&worker) else { return };
         let note = self.notes.entry(sender.channel.clone()).or_default();
-        self_evident(sender, &report);
         match report {
-            Report::Ready { waiting, .. } => {
-                note.problem = None;
-                let address = self.wanted.launches.get(&sender.channel).map(|launch| launch.address);
-                let address = address.map(|address| format!(" on {address}")).unwrap_or_default();
-                let (channel, pid) = (&sender.channel, sender.pid());
-                log::info!("{channel}: ready{address}, worker {pid}, {waiting} messages waiting");
+            Report::Ready { pid, waiting } => {
+                // Once a life: a worker that says it again and again fills no log.
+                let view = self.supervisor.view(&sender.channel).map(|view| view.state);
+                if matches!(view, Some(State::Starting { .. })) {
+                    note.problem = None;
+                    let address = self.wanted.launches.get(&sender.channel).map(|launch| launch.address);
+                    let address = address.map(|address| format!(" on {address}")).unwrap_or_default();
+                    let (channel, own) = (&sender.channel, sender.pid());
+                    log::info!("{channel}: ready{address}, worker {own}, {waiting} messages waiting");
+                    if pid != own {
+                        log::warn!("{channel}: worker {own} calls itself {pid}");
+                    }
+                }
                 self.apply(Event::Ready { worker });
             }
             Report::Status(status) => {
@@ -113,13 +119,15 @@ impl Server {
         let pid = process.pid();
         process.reap();
         self.drop_asks_of(worker);
-        self.apply(Event::Died { worker, death });
+        let actions = self.supervisor.handle(Event::Died { worker, death }, self.now());
         // What was counted as of this moment is no more.
         if let Some(note) = self.notes.get_mut(&channel) {
             note.status.connections = 0;
             note.status.slots_used = 0;
         }
+        // Before the next one starts, so that the log tells it in order.
         self.log_death(&channel, pid, death, reason);
+        self.carry_out(actions);
     }
 
     fn last_words(&mut self, worker: WorkerId) {
@@ -169,14 +177,5 @@ impl Server {
                 }
             },
         }
-    }
-}
-
-/// A worker that gives another pid than its own runs in a namespace, or lies: worth a line, nothing more.
-fn self_evident(sender: &Worker, report: &Report) {
-    if let Report::Ready { pid, .. } = report
-        && *pid != sender.pid()
-    {
-        log::warn!("{}: worker {} calls itself {pid}", sender.channel, sender.pid());
     }
 }

@@ -31,7 +31,8 @@ pub(crate) enum Event {
     Hangup,
     /// TERM or INT.
     Stop,
-    /// Time passed.
+    /// Time passed. Wanted at the supervisor's deadline, once a second at least, and only when every report that has come
+    /// was told.
     Tick,
 }
 

@@ -84,19 +84,40 @@ impl Channel {
         actions.push(Action::Kill { worker, why });
     }
 
-    pub(super) fn pass_time(&mut self, name: &str, now: Duration, actions: &mut Vec<Action>) {
+    /// Kills the worker if it has been silent for too long.
+    pub(super) fn end_silence(&mut self, name: &str, now: Duration, actions: &mut Vec<Action>) {
         match self.state {
-            State::Unbound { since, retry_at, tries } if now >= retry_at => {
-                // Until the answer comes: not again in this turn.
-                self.state = State::Unbound { since, retry_at: now + BIND_RETRY, tries };
-                actions.push(Action::Listen { channel: name.to_owned() });
-            }
             State::Starting { worker, silent_until } if now >= silent_until => {
                 let why = Why::Silent(SILENCE_STARTING_MAX);
                 self.doom(name, worker, Then::Backoff, why, now, actions);
             }
             State::Ready { worker, silent_until, .. } if now >= silent_until => {
                 self.doom(name, worker, Then::Backoff, Why::Silent(SILENCE_MAX), now, actions);
+            }
+            State::Unbound { .. }
+            | State::Starting { .. }
+            | State::Ready { .. }
+            | State::Draining { .. }
+            | State::Doomed { .. }
+            | State::Backoff { .. }
+            | State::Disabled => {}
+        }
+    }
+
+    /// Adds time in which nobody could report.
+    pub(super) fn forgive(&mut self, gap: Duration) {
+        if let State::Starting { silent_until, .. } | State::Ready { silent_until, .. } = &mut self.state {
+            *silent_until += gap;
+        }
+    }
+
+    /// What is due, is done.
+    pub(super) fn pass_time(&mut self, name: &str, now: Duration, actions: &mut Vec<Action>) {
+        match self.state {
+            State::Unbound { since, retry_at, tries } if now >= retry_at => {
+                // Until the answer comes: not again in this turn.
+                self.state = State::Unbound { since, retry_at: now + BIND_RETRY, tries };
+                actions.push(Action::Listen { channel: name.to_owned() });
             }
             State::Draining { worker, kill_at, then } if now >= kill_at => {
                 self.doom(name, worker, then, Why::Overdue, now, actions);

@@ -211,8 +211,9 @@ impl World {
         let (now, trouble) = (self.now, !self.peace);
         let process = self.processes.get_mut(&worker).unwrap();
         let silence = now - process.last_report;
-        let limit = if process.ready { SILENCE_MAX } else { SILENCE_STARTING_MAX };
-        assert!(process.killed || silence <= limit + STEP_PEACE, "silent for {silence:?} and alive");
+        let awake = if process.ready { SILENCE_MAX.max(MUTE_MAX) } else { SILENCE_STARTING_MAX };
+        let limit = awake + if process.draining { STOP_TIMEOUT + DRAIN_MARGIN } else { Duration::ZERO };
+        assert!(process.killed || silence <= limit + 3 * STEP_PEACE, "silent for {silence:?} and alive");
         if process.dies_at.is_some_and(|at| now >= at) {
             let process = self.processes.remove(&worker).unwrap();
             let death = if process.killed { Death::Killed } else { Death::Exited(0) };
@@ -228,7 +229,8 @@ impl World {
         if trouble && self.random.once_in(2000) {
             return self.tell(Event::Breach { worker });
         }
-        if trouble && self.random.once_in(2000) {
+        if trouble && !process.silent && self.random.once_in(2000) {
+            process.silent = true;
             return self.tell(Event::Mute { worker });
         }
         if process.silent || process.killed {

@@ -48,9 +48,17 @@ impl Bench {
         self.tell(Event::Died { worker, death })
     }
 
+    /// In ticks of a second, as the master gives them.
     fn pass(&mut self, time: Duration) -> Vec<Action> {
-        self.now += time;
-        self.tell(Event::Tick)
+        let until = self.now + time;
+        let mut actions = Vec::new();
+        loop {
+            self.now = until.min(self.now + Duration::from_secs(1));
+            actions.extend(self.tell(Event::Tick));
+            if self.now == until {
+                return actions;
+            }
+        }
     }
 
     /// Passes time up to the next thing that is due; gives how long that was.
@@ -318,4 +326,22 @@ fn what_comes_late_from_a_worker_of_the_past_changes_nothing() {
         assert!(bench.tell(event).is_empty());
         assert_eq!(bench.state(), state);
     }
+}
+
+#[test]
+fn a_master_that_stood_still_blames_no_worker() {
+    let (mut bench, worker) = Bench::ready();
+    bench.pass(Duration::from_secs(10));
+    bench.now += Duration::from_secs(3600);
+    assert!(bench.tell(Event::Tick).is_empty());
+    assert!(bench.pass(Duration::from_secs(19)).is_empty());
+    assert_eq!(bench.pass(Duration::from_secs(1)), [Action::Kill { worker, why: Why::Silent(SILENCE_MAX) }]);
+}
+
+#[test]
+fn a_report_of_one_worker_does_not_find_another_silent() {
+    let (mut bench, _) = Bench::ready();
+    let other = bench.start("b");
+    bench.now += Duration::from_secs(31);
+    assert!(bench.tell(Event::Report { worker: other }).is_empty());
 }

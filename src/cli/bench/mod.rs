@@ -174,8 +174,7 @@ fn standard_set(arguments: &Arguments) -> Result<Report, Fail> {
             Kind::Adt => ceilings::files(&folder, &adt[1..adt.len() - 2], time, ADTS_MAX),
             Kind::Oru => ceilings::copy(&folder, &oru[1..oru.len() - 2], &pdf, time, ORUS_MAX),
         };
-        let files =
-            files.map_err(|error| Fail::io("write the ceiling's files", &error))?;
+        let files = files.map_err(|error| Fail::io("write the ceiling's files", &error))?;
         figures.ceilings = Some(Ceilings::new(&echo, &journal, kind, files));
         rows.push(figures);
     }
@@ -203,8 +202,7 @@ fn ceiling(
 }
 
 fn load(to: SocketAddr, template: &Template, shape: &Shape, first: u64) -> Result<load::Outcome, Fail> {
-    load::run(to, template, shape, first)
-        .map_err(|error| Fail::io(format!("go on sending to {to}"), &error))
+    load::run(to, template, shape, first).map_err(|error| Fail::io(format!("go on sending to {to}"), &error))
 }
 
 fn name(kind: Kind) -> &'static str {
