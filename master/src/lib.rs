@@ -37,6 +37,11 @@ pub struct Options {
     pub config_path: PathBuf,
     /// Standard error goes to the journal of systemd, and lines carry its priorities; handed on to the workers.
     pub journald: bool,
+    /// Follows `log_format` (JSON?) and `debug_mode` of a configuration that comes into force: at the start, and at each
+    /// reload.
+    pub follow_log: fn(json: bool, debug: bool),
+    /// What workers log, in the syntax of `RUST_LOG`, instead of what `debug_mode` says; their environment is empty.
+    pub worker_log: Option<String>,
 }
 
 /// Runs the master until TERM: loads the file, starts a worker for each enabled channel, keeps them running. Gives the

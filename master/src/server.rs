@@ -106,6 +106,7 @@ impl Server {
         raise_descriptor_limit();
         let wanted = Wanted::load(&options.config_path)
             .map_err(|lines| StartFault { status: EXIT_CONFIGURATION, lines })?;
+        wanted.follow_log(options.follow_log);
         let service = &wanted.config.service;
         let identity = Identity::find(service.user.as_deref(), service.group.as_deref())
             .map_err(|e| StartFault::new(EXIT_CONFIGURATION, e))?;

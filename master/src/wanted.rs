@@ -31,10 +31,17 @@ pub(crate) struct Launch {
     /// `config::WorkerSettings` as JSON.
     pub(crate) settings: String,
     pub(crate) secrets: BTreeMap<String, SecretValue>,
+    /// What `debug_mode` comes to.
     pub(crate) log_level: &'static str,
 }
 
 impl Wanted {
+    /// Lets the log follow this configuration.
+    pub(crate) fn follow_log(&self, follow: fn(bool, bool)) {
+        let service = &self.config.service;
+        follow(service.log_format == config::LogFormat::Json, service.debug_mode);
+    }
+
     /// Loads the file, whole; or every error, one line each.
     pub(crate) fn load(path: &Path) -> Result<Self, Vec<String>> {
         let secrets = Secrets::of_process();

@@ -1,6 +1,5 @@
 //! `run`: the master, in the foreground.
 
-use config::{LogFormat, Mode};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -14,12 +13,11 @@ pub(super) struct Arguments {}
 /// Carries out `run`.
 pub(super) fn run(config: &Path, _arguments: &Arguments) -> ExitCode {
     let journald = crate::logging::init();
-    // The master loads the file itself, and again at each reload; how it logs is decided here, once. A file that does
-    // not load is the master's to complain of.
-    if let Ok(loaded) = config::load(config, &|_| true, Mode::Check) {
-        let service = &loaded.config.service;
-        crate::logging::adopt(service.log_format == LogFormat::Json, service.debug_mode);
-    }
-    let options = master::Options { config_path: config.to_path_buf(), journald };
+    let options = master::Options {
+        config_path: config.to_path_buf(),
+        journald,
+        follow_log: crate::logging::adopt,
+        worker_log: std::env::var("RUST_LOG").ok(),
+    };
     ExitCode::from(master::run(options))
 }

@@ -98,7 +98,7 @@ impl Server {
             secrets: launch.secrets.clone(),
             slot_owner: worker,
             journald: self.options.journald,
-            log_level: launch.log_level.to_owned(),
+            log_level: self.options.worker_log.clone().unwrap_or_else(|| launch.log_level.to_owned()),
             predecessor,
         });
         let (process, mut link) = Process::start(channel, launch.address.port(), self.identity)?;

@@ -129,6 +129,7 @@ impl Server {
             self.control.move_to(&new.runtime_path).map_err(|fault| vec![fault.to_string()])?;
         }
         // Nothing fails from here on.
+        wanted.follow_log(self.options.follow_log);
         if let Some(lock) = lock {
             self.lock = lock;
         }

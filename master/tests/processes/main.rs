@@ -22,7 +22,12 @@ fn main() -> ExitCode {
         && role == "master"
     {
         fixture::log_to_stderr();
-        return ExitCode::from(master::run(master::Options { config_path: config.into(), journald: false }));
+        return ExitCode::from(master::run(master::Options {
+            config_path: config.into(),
+            journald: false,
+            follow_log: |_, _| {},
+            worker_log: None,
+        }));
     }
     run_cases(&args)
 }
