@@ -149,10 +149,12 @@ fn a_drain_ends_when_its_time_is_over_and_what_was_stuck_is_done_later() {
     });
     let started = Instant::now();
     server.signal(Signal::SIGTERM);
+    // A thread that strace holds up dies only when strace lets go of it; by then the worker has given up on it.
+    std::thread::sleep(Duration::from_millis(1800));
+    drop(trace);
     assert_eq!(server.wait_end(PATIENCE).code(), Some(0));
     let took = started.elapsed();
-    assert!(took >= Duration::from_millis(900) && took < Duration::from_secs(10), "took {took:?}");
-    drop(trace);
+    assert!(took < Duration::from_secs(10), "took {took:?}");
     assert_eq!(files(&site.path("archive/adt_in"), ".hl7"), []);
     server.start_again(&site);
     let sent = [("STUCK".to_owned(), adt("STUCK", "P1"))];
@@ -172,9 +174,14 @@ fn a_second_term_ends_at_once() {
     });
     server.signal(Signal::SIGTERM);
     within(PATIENCE, "the listener is closed", || Peer::try_connect(ports[0]).is_err().then_some(()));
+    std::thread::sleep(Duration::from_secs(1));
     assert!(process::is_alive(server.pid()), "did not wait for the step");
     server.signal(Signal::SIGTERM);
+    // As above: killed, and held by strace.
+    std::thread::sleep(Duration::from_millis(500));
+    drop(trace);
     server.wait_end(Duration::from_secs(5));
+    assert_eq!(files(&site.path("archive/adt_in"), ".hl7"), [], "the step was waited for");
 }
 
 #[test]
@@ -196,7 +203,7 @@ fn a_worker_that_dies_is_started_again_and_the_other_never_notices() {
     let mut other = Peer::connect(ports[1]);
     other.exchange(&adt("BEFORE", "P1")).accepts(b"BEFORE");
     let workers = ports.map(|port| server.worker(port));
-    for signal in [Signal::SIGKILL, Signal::SIGSEGV] {
+    for signal in [Signal::SIGKILL, Signal::SIGABRT] {
         let doomed = server.worker(ports[0]);
         process::signal(doomed, signal);
         // The master owns the listener: nobody is refused meanwhile.
@@ -219,7 +226,7 @@ fn a_message_that_kills_its_worker_ends_in_failed_and_the_next_goes_on() {
     }
     let (site, ports, server) = start(json!({}));
     // From now on a new worker dies of a crash signal as it puts a file into the archive.
-    let crash = ["-e", "trace=renameat2", "-e", "inject=renameat2:signal=SEGV"];
+    let crash = ["-e", "trace=renameat2", "-e", "inject=renameat2:error=EIO:signal=ABRT"];
     let old = server.worker(ports[0]);
     let Some(trace) = Trace::attach(server.pid(), &site.path("trace"), &crash) else { return };
     process::kill(old);

@@ -117,11 +117,12 @@ fn the_changed_channel_loses_and_doubles_nothing() {
 fn a_hang_up_reloads_as_the_command_does() {
     let three = Three::start();
     let before = three.pids();
-    three.site.configure(three.changed("accept_versions", json!(["2.3"])));
+    three.site.configure(three.changed("message_types", json!({"ADT^A08": "store"})));
     three.server.signal(Signal::SIGHUP);
     three.wait_replaced(before[2]);
     three.server.wait_ready();
-    Peer::connect(three.ports[2]).exchange(&adt("NEW", "P1")).refuses("AR", "203");
+    let unknown = messages::typed("ZZZ^Z01", "NEW", "P1");
+    Peer::connect(three.ports[2]).exchange(&unknown).refuses("AR", "200");
     Peer::connect(three.ports[1]).exchange(&adt("OLD", "P1")).accepts(b"OLD");
     assert_eq!(three.pids()[..2], before[..2]);
 }

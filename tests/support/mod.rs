@@ -217,6 +217,10 @@ impl Drop for Site {
                 eprintln!("{line}");
             }
             eprintln!("---- end of the server log");
+            if std::env::var_os("HL7SERVER_KEEP").is_some() {
+                self.folder.disable_cleanup(true);
+                eprintln!("kept: {}", self.folder.path().display());
+            }
         }
     }
 }
@@ -318,7 +322,9 @@ impl Server {
         loop {
             let status = self.try_status();
             if let Some(status) = &status
-                && channels(status).iter().all(|channel| state(channel) == "ready")
+                && channels(status)
+                    .iter()
+                    .all(|channel| ["ready", "off", "removed"].contains(&&*state(channel)))
             {
                 return;
             }
