@@ -30,6 +30,7 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> Outcome {
                 print_json(&mut out, &loaded.warnings, Some(&loaded))?;
             } else {
                 print(&mut out, &loaded)?;
+                print_left_behind(&mut out, &loaded)?;
             }
             if arguments.plan {
                 print_plans(&mut out, &loaded)?;
@@ -68,6 +69,33 @@ fn verdict(loaded: &Loaded) -> Outcome {
         format!("does not start with what is not built yet: {}", channels.join(", "))
     };
     Err(Fail::Configuration(what))
+}
+
+/// Channels that do not run any more, with messages that wait.
+fn print_left_behind(out: &mut impl Write, loaded: &Loaded) -> io::Result<()> {
+    let Ok(folders) = std::fs::read_dir(&loaded.config.service.state_path) else { return Ok(()) };
+    let mut names: Vec<String> =
+        folders.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    names.sort();
+    for name in names {
+        if loaded.config.channel(&name).is_some_and(|channel| channel.enabled) {
+            continue;
+        }
+        let path = loaded.config.service.state_path.join(&name).join("journal");
+        let mut waiting = 0;
+        let Ok(journal) = journal::read_only(&path) else { continue };
+        match journal.messages(&mut |_| waiting += 1) {
+            Ok(()) if waiting == 0 => {}
+            Ok(()) => writeln!(
+                out,
+                "{name}: {waiting} {} in \"{}\"; delivered when the channel is in the file again, and enabled",
+                if waiting == 1 { "message waits" } else { "messages wait" },
+                path.display()
+            )?,
+            Err(error) => writeln!(out, "{name}: could not read \"{}\": {error}", path.display())?,
+        }
+    }
+    Ok(())
 }
 
 fn print(out: &mut impl Write, loaded: &Loaded) -> io::Result<()> {

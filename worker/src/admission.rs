@@ -42,10 +42,22 @@ pub fn admit<'a>(body: &'a [u8], channel: &Channel) -> Admission<'a> {
     if header.message_type().0.is_empty() {
         return refuse(header, &Refusal::TYPE_MISSING);
     }
-    match workflow(body, &header, &channel.workflows) {
-        Ok(workflow) => Admission::Accept { header, workflow },
-        Err(refusal) => refuse(header, refusal),
+    let workflow = match workflow(body, &header, &channel.workflows) {
+        Ok(workflow) => workflow,
+        Err(refusal) => return refuse(header, refusal),
+    };
+    if !is_listed(&channel.accept_versions, header.component(12, 1)) {
+        return refuse(header, &Refusal::VERSION);
     }
+    if !is_listed(&channel.accept_processing_ids, header.component(11, 1)) {
+        return refuse(header, &Refusal::PROCESSING_ID);
+    }
+    Admission::Accept { header, workflow }
+}
+
+/// Whether a channel's list has a value; one without a list has every value.
+fn is_listed(list: &Option<Vec<String>>, value: &[u8]) -> bool {
+    list.as_ref().is_none_or(|list| list.iter().any(|listed| listed.as_bytes() == value))
 }
 
 /// The workflow of a message type (MSH-9, or MSH-9.1 and EVN-1 where MSH-9 names no event).
@@ -100,6 +112,15 @@ mod tests {
     fn an_event_that_stands_only_in_evn_counts() {
         let msh = "MSH|^~\\&|A|B|C|D|20260101||ADT|1|P|2.1";
         assert_eq!(outcome(msh, "EVN|A08|20260101\r", "mapping: {}"), "credentials");
+    }
+
+    #[test]
+    fn versions_and_processing_ids_are_accepted_as_listed() {
+        let msh = "MSH|^~\\&|A|B|C|D|20260101||ADT^A01|1|T^X|2.5.1";
+        assert_eq!(outcome(msh, "", "accept_versions: [2.5, 2.5.1]"), "credentials");
+        assert_eq!(outcome(msh, "", "accept_versions: [2.3]"), "AR 203");
+        assert_eq!(outcome(msh, "", "accept_processing_ids: [P]"), "AR 202");
+        assert_eq!(outcome(msh, "", "accept_processing_ids: [P, T]"), "credentials");
     }
 
     #[test]

@@ -9,11 +9,13 @@ use crate::counters::Counters;
 use crate::dispatcher::{Dispatcher, NewEntry, Wait};
 use crate::failed::{FailedFolder, FailedMessage};
 use crate::flags;
-use crate::inbox::{Inbox, News};
-use crate::plan::Plan;
+use crate::inbox::{Ending, Inbox, News};
+use crate::plan::{Plan, StepSet};
 use crate::quarantine::Quarantine;
+use crate::returned::{ReturnedFolder, ReturnedMessage};
 use config::Workflow;
 use crossbeam_channel::{Receiver, RecvTimeoutError};
+use hl7::ack::Refusal;
 use journal::{FileStorage, Journal, JournalError, Location, MessageId, Received, Record, Tag};
 use link::Answer;
 use std::collections::HashSet;
@@ -71,6 +73,8 @@ pub enum IntakeKind {
     Known,
     /// One that failed or was discarded before, sent again: it is queued again.
     Again(Box<NewMessage>),
+    /// One that its sender kept, sent again: it goes on behind these steps.
+    Resumed(Box<NewMessage>, Vec<String>),
 }
 
 /// A message to store.
@@ -105,10 +109,25 @@ pub struct Outcomes {
     pub waits: Vec<(MessageId, Wait)>,
     /// Messages that failed, with the step; their files are in the failed folder.
     pub failed: Vec<(MessageId, String)>,
+    /// `ack: processed`: messages whose senders keep them.
+    pub returned: Vec<Returned>,
     /// Messages with the strikes they have now.
     pub strikes: Vec<(MessageId, u8)>,
     /// Records that no message needs any more.
     pub gone: Vec<Location>,
+}
+
+/// A message that its sender keeps: it is answered with a refusal once that is on record.
+#[derive(Clone, Debug)]
+pub struct Returned {
+    /// Its id.
+    pub id: MessageId,
+    /// Where its bytes are.
+    pub location: Location,
+    /// Steps it still had before it.
+    pub pending: StepSet,
+    /// What its sender is told.
+    pub refusal: &'static Refusal,
 }
 
 impl Outcomes {
@@ -118,6 +137,7 @@ impl Outcomes {
             && self.steps.is_empty()
             && self.waits.is_empty()
             && self.failed.is_empty()
+            && self.returned.is_empty()
             && self.strikes.is_empty()
             && self.gone.is_empty()
     }
@@ -154,6 +174,10 @@ pub struct Committer {
     pub plan: Arc<Plan>,
     /// Failed messages.
     pub failed: Arc<FailedFolder>,
+    /// Messages that their senders keep.
+    pub returned: Arc<ReturnedFolder>,
+    /// `ack: processed`: senders wait to hear how their messages ended.
+    pub tells_endings: bool,
     /// Bytes that are no message.
     pub quarantine: Quarantine,
     /// What is counted.
@@ -177,6 +201,10 @@ struct Batch {
     /// Files of the failed folder that go once the journal says so.
     unfail: Vec<MessageId>,
     discarded: Vec<MessageId>,
+    /// Messages that have come again and are not their senders' any more.
+    unreturn: Vec<MessageId>,
+    /// How messages ended whose senders wait to hear that.
+    ended: Vec<(MessageId, Ending)>,
     answers: Vec<(u64, Answer)>,
 }
 
@@ -257,6 +285,20 @@ impl Committer {
                 self.journal.append(&Record::Retried { id: message.id })?;
                 batch.unfail.push(message.id);
             }
+            IntakeKind::Resumed(message, steps_done) => {
+                self.append_new(message, batch)?;
+                let entry = batch.entries.last_mut().expect("appended above");
+                for step in steps_done {
+                    self.journal.append(&Record::StepDone { id: message.id, step })?;
+                    if let Some(place) = self.plan.place(step) {
+                        entry.steps = entry.steps.without(StepSet::one(place));
+                    }
+                }
+                if entry.steps.is_empty() {
+                    self.journal.append(&Record::Done { ids: &[message.id] })?;
+                }
+                batch.unreturn.push(message.id);
+            }
         }
         Ok(())
     }
@@ -301,11 +343,41 @@ impl Committer {
             self.journal.append(&Record::Failed { id: *id, step })?;
             batch.needs_flush = true;
         }
+        for returned in &outcomes.returned {
+            self.give_back(returned);
+            self.journal.append(&Record::Returned { id: returned.id })?;
+            batch.needs_flush = true;
+            batch.ended.push((returned.id, Ending::Returned(returned.refusal)));
+        }
         if !outcomes.done.is_empty() {
             self.journal.append(&Record::Done { ids: &outcomes.done })?;
+            if self.tells_endings {
+                batch.ended.extend(outcomes.done.iter().map(|id| (*id, Ending::Done)));
+            }
         }
         batch.gone.extend_from_slice(&outcomes.gone);
         Ok(())
+    }
+
+    /// Remembers what was done of a message that its sender keeps. Where that cannot be written, the same bytes sent
+    /// again after a restart repeat their steps, which are made for that.
+    fn give_back(&self, returned: &Returned) {
+        let kept =
+            self.journal.reader().read(returned.location).map_err(|e| e.to_string()).and_then(|message| {
+                let done = self.plan.steps_of(flags::workflow(message.flags)).without(returned.pending);
+                let memory = ReturnedMessage {
+                    received_us: message.time_us,
+                    utc_offset_s: message.utc_offset_s,
+                    steps_done: done.places().map(|p| self.plan.name(p).to_owned()).collect(),
+                };
+                self.returned.keep(returned.id, memory).map_err(|e| crate::files::plain(&e))
+            });
+        if let Err(error) = kept {
+            log::warn!(
+                "id={} is its sender's again; its steps could not be remembered: {error}",
+                returned.id
+            );
+        }
     }
 
     fn append_wait(&mut self, id: MessageId, wait: &Wait) -> Result<Location, JournalError> {
@@ -362,7 +434,7 @@ impl Committer {
         for step in &message.steps_done {
             self.journal.append(&Record::StepDone { id, step })?;
             if let Some(place) = self.plan.place(step) {
-                steps = steps.without(crate::plan::StepSet::one(place));
+                steps = steps.without(StepSet::one(place));
             }
         }
         self.journal.append(&Record::Retried { id })?;
@@ -400,8 +472,8 @@ impl Committer {
 
     /// The batch is on disk: everybody who waited for that is told.
     fn publish(&mut self, mut batch: Batch) {
-        let finished = batch.entries.extract_if(.., |entry| entry.steps.is_empty());
-        batch.gone.extend(finished.map(|entry| entry.location));
+        let finished: Vec<NewEntry> = batch.entries.extract_if(.., |e| e.steps.is_empty()).collect();
+        batch.gone.extend(finished.iter().map(|entry| entry.location));
         for id in batch.unfail {
             if let Err(error) = self.failed.remove(id) {
                 log::warn!(
@@ -419,6 +491,13 @@ impl Committer {
         }
         if !batch.entries.is_empty() {
             self.dispatcher.add(batch.entries);
+        }
+        batch.unreturn.iter().for_each(|id| self.returned.forget(*id));
+        if self.tells_endings {
+            batch.ended.extend(finished.iter().map(|entry| (entry.id, Ending::Done)));
+        }
+        if !batch.ended.is_empty() {
+            self.inbox.push(News::Ended(batch.ended));
         }
         if !batch.discarded.is_empty() {
             self.inbox.push(News::Discarded(batch.discarded));
@@ -490,7 +569,7 @@ impl Committer {
     fn not_stored(&mut self, error: JournalError, items: Vec<Append>) -> Vec<Append> {
         let JournalError::Full(cause) = &error else { self.end_on(&error, "could not write the journal") };
         let cause = crate::files::plain(cause);
-        log::error!("could not write the journal: {cause}; reading stops until there is room again");
+        log::warn!("could not write the journal: {cause}; nothing of this batch is acknowledged");
         let mut kept = Vec::new();
         for item in items {
             match item {

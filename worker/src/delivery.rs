@@ -2,7 +2,7 @@
 //! steps that are due, makes all their files durable together, and only then lets the journal say what is done.
 
 use crate::clock::{self, Clock};
-use crate::committer::{Append, Outcomes};
+use crate::committer::{Append, Outcomes, Returned};
 use crate::counters::Counters;
 use crate::desk::label_of;
 use crate::dispatcher::{Decision, Dispatcher, StepEnd, Task, TaskEnd, TaskReport};
@@ -16,8 +16,9 @@ use crate::plan::{MAPPING, Plan, Step, StepSet};
 use crate::started::Started;
 use crate::step::{Attachments, Context, Progress, again, archive, attachment, drop_folder};
 use crate::strikes;
-use config::WorkerSettings;
+use config::{AckMode, WorkerSettings};
 use crossbeam_channel::Sender;
+use hl7::ack::Refusal;
 use hl7::message::Message;
 use journal::{JournalError, OwnedReceived, Reader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -53,6 +54,9 @@ pub struct Delivery {
     /// The worker's time.
     pub clock: Clock,
 }
+
+/// The step that stands for the end of a sender's patience.
+const TOO_LATE: &str = "answer_timeout";
 
 /// A task with what came of it.
 struct Worked {
@@ -303,13 +307,18 @@ impl Delivery {
         for worked in worked {
             let (ends, failure) = self.ends_of(&worked, placed, &held);
             let decisions = self.dispatcher.decide(&worked.task, &ends, now_us);
-            let failure = failure.or_else(|| self.gave_up(&decisions));
             let over = over(&ends);
             let left = worked.task.pending.without(over);
+            let failure =
+                failure.or_else(|| self.gave_up(&decisions)).or_else(|| self.too_late(&worked.task, left));
             if failure.is_none() {
                 held.hold(worked.task.key, left);
             }
             let end = match failure {
+                Some((step, reason, _)) if self.settings.channel.ack == AckMode::Processed => {
+                    outcomes.returned.push(self.give_back(&worked, &step, &reason, left, now_us));
+                    TaskEnd::Gone
+                }
                 Some((step, reason, attempts)) => {
                     match self.fail(&worked, &step, &reason, attempts, over, now_us) {
                         Ok(()) => outcomes.failed.push((worked.task.id, step)),
@@ -394,6 +403,40 @@ impl Delivery {
             }
             Decision::Waits(_) => None,
         })
+    }
+
+    /// `ack: processed`: the sender has waited for as long as it may, and is told to send again.
+    fn too_late(&self, task: &Task, left: StepSet) -> Option<FailedStep> {
+        let late = self.settings.channel.ack == AckMode::Processed
+            && !left.is_empty()
+            && self.dispatcher.is_withdrawn(task.ticket);
+        late.then(|| (TOO_LATE.to_owned(), "not done within answer_timeout".to_owned(), task.attempts + 1))
+    }
+
+    /// `ack: processed`: the sender keeps a message that could not be processed.
+    fn give_back(
+        &self,
+        worked: &Worked,
+        step: &str,
+        reason: &str,
+        pending: StepSet,
+        now_us: i64,
+    ) -> Returned {
+        let (id, control_id, kind) = (worked.task.id, &worked.label.control_id, &worked.label.message_type);
+        self.counters.failed(step);
+        log::warn!(
+            message_id = id.to_string().as_str(), control_id = control_id.as_str(), step = step;
+            "id={id} control_id={control_id:?} type={kind} bytes={} outcome=returned step={step} wait={:.3}: {reason}; \
+             its sender keeps it",
+            worked.label.bytes,
+            seconds(now_us - worked.task.received_us),
+        );
+        let refusal = match step {
+            MAPPING => &Refusal::REQUIRED_FIELD_MISSING,
+            TOO_LATE => &Refusal::INTERNAL,
+            _ => &Refusal::PROCESSING_FAILED,
+        };
+        Returned { id, location: worked.task.location, pending, refusal }
     }
 
     /// Puts a message into the failed folder.

@@ -138,6 +138,22 @@ pub enum Decision {
     },
 }
 
+/// What [`Dispatcher::withdraw`] found.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Withdrawal {
+    /// It waited, and is not delivered any more.
+    Out {
+        /// Where its bytes are.
+        location: Location,
+        /// The steps it still had before it.
+        pending: StepSet,
+    },
+    /// Somebody works on it: this attempt is its last.
+    Running,
+    /// It has ended already.
+    Gone,
+}
+
 /// What waits, for `queue list`.
 #[derive(Clone, Debug)]
 pub struct WaitingRow {
@@ -193,6 +209,7 @@ struct Entry {
     strikes: u8,
     state: EntryState,
     suspect: bool,
+    withdrawn: bool,
 }
 
 #[derive(Debug)]
@@ -422,6 +439,29 @@ impl Dispatcher {
         entry.map(|e| e.location = to).is_some()
     }
 
+    /// Takes a message out whose sender waits no longer (`ack: processed`).
+    pub fn withdraw(&self, id: MessageId) -> Withdrawal {
+        let mut state = self.lock();
+        let found = state.entries.iter().position(|e| e.as_ref().is_some_and(|e| e.id == id));
+        let Some(ticket) = found else { return Withdrawal::Gone };
+        let entry = state.entries[ticket].as_mut().expect("found above");
+        if entry.state == EntryState::Running {
+            entry.withdrawn = true;
+            return Withdrawal::Running;
+        }
+        let (location, pending) = (entry.location, entry.pending);
+        state.remove(ticket as Ticket);
+        self.open.store(state.open, Relaxed);
+        drop(state);
+        self.due.notify_one();
+        Withdrawal::Out { location, pending }
+    }
+
+    /// Whether a running message's sender waits no longer.
+    pub fn is_withdrawn(&self, ticket: Ticket) -> bool {
+        self.lock().entries[ticket as usize].as_ref().is_some_and(|e| e.withdrawn)
+    }
+
     /// Writes a strike onto a running message and returns the new sum.
     pub fn strike(&self, ticket: Ticket, weight: u8) -> u8 {
         let mut state = self.lock();
@@ -457,6 +497,7 @@ impl State {
             strikes: new.strikes,
             state: EntryState::Idle,
             suspect: new.suspect,
+            withdrawn: false,
         };
         let ticket = match self.free.pop() {
             Some(ticket) => ticket,
@@ -558,6 +599,10 @@ impl State {
             return None;
         }
         while let Some(ticket) = self.suspects.pop_front() {
+            // Withdrawn since, and its ticket may be another's.
+            if self.entries[ticket as usize].as_ref().is_none_or(|e| !e.suspect) {
+                continue;
+            }
             let steps = self.runnable(ticket, now_us, give_up_us);
             if !steps.is_empty() {
                 self.suspect_runs = true;
@@ -665,22 +710,32 @@ impl State {
             waits.push(wait);
         }
         entry.waits = waits.into();
-        let mut woken = Vec::new();
-        let entry = self.entries[ticket as usize].as_ref().expect("a running task has its entry");
-        for key in entry.keys.slice() {
-            self.lanes.end(*key, ticket, ended, &mut woken);
-        }
+        self.leave_lanes(ticket, ended);
         if pending.is_empty() {
-            let entry = self.entries[ticket as usize].take().expect("looked at above");
-            gone.push(entry.location);
-            self.free.push(ticket);
-            self.open -= 1;
+            gone.extend(self.remove(ticket));
         } else {
             self.wake(ticket);
+        }
+    }
+
+    /// Steps are over for a message: whoever stood behind it for them may go on.
+    fn leave_lanes(&mut self, ticket: Ticket, ended: StepSet) {
+        let mut woken = Vec::new();
+        for key in self.entries[ticket as usize].iter().flat_map(|e| e.keys.slice()) {
+            self.lanes.end(*key, ticket, ended, &mut woken);
         }
         for next in woken {
             self.wake(next);
         }
+    }
+
+    fn remove(&mut self, ticket: Ticket) -> Option<Location> {
+        let pending = self.entries[ticket as usize].as_ref()?.pending;
+        self.leave_lanes(ticket, pending);
+        let entry = self.entries[ticket as usize].take()?;
+        self.free.push(ticket);
+        self.open -= 1;
+        Some(entry.location)
     }
 
     /// A step that reached its target closes the breaker and lets everybody in; one whose target is down opens it or

@@ -3,13 +3,12 @@
 
 use crate::clock::system_us;
 use crate::desk::label_of;
-use crate::files::plain;
+use crate::files::{plain, replace_file};
 use journal::{MessageId, OwnedReceived, Tag};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
 
@@ -161,10 +160,9 @@ impl FailedFolder {
     /// # Errors
     /// The disk.
     pub fn keep(&self, id: MessageId, message: &FailedMessage, body: &[u8]) -> io::Result<()> {
-        self.write(&format!("{id}.hl7"), body)?;
+        replace_file(&self.path.join(format!("{id}.hl7")), body)?;
         let json = serde_json::to_vec_pretty(message).map_err(io::Error::other)?;
-        self.write(&format!("{id}.json"), &json)?;
-        self.flush()?;
+        replace_file(&self.path.join(format!("{id}.json")), &json)?;
         self.ids().insert(id);
         Ok(())
     }
@@ -197,21 +195,6 @@ impl FailedFolder {
             }
         }
         self.flush()
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let temporary = self.path.join(format!("{name}.part"));
-        match fs::remove_file(&temporary) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&temporary)?;
-        let written = file.write_all(bytes).and_then(|()| file.sync_data());
-        if let Err(error) = written.and_then(|()| fs::rename(&temporary, self.path.join(name))) {
-            let _ = fs::remove_file(&temporary);
-            return Err(error);
-        }
-        Ok(())
     }
 
     fn flush(&self) -> io::Result<()> {

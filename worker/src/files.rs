@@ -10,8 +10,9 @@ use crate::names::with_message_id;
 use journal::MessageId;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -285,6 +286,27 @@ fn same_bytes(mut a: File, mut b: &File) -> std::io::Result<bool> {
             Err(e) => return Err(e),
         }
     }
+}
+
+/// Writes a file of our own state whole: temporary name, data flushed, put in place, folder flushed.
+///
+/// # Errors
+/// The disk; what stood under the name before still does.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".part");
+    let temporary = PathBuf::from(temporary);
+    match std::fs::remove_file(&temporary) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+        _ => {}
+    }
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(&temporary)?;
+    let written = file.write_all(bytes).and_then(|()| file.sync_data());
+    if let Err(error) = written.and_then(|()| std::fs::rename(&temporary, path)) {
+        let _ = std::fs::remove_file(&temporary);
+        return Err(error);
+    }
+    File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
 fn create(folder: &Folder, name: &str) -> std::io::Result<File> {

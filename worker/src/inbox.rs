@@ -1,6 +1,7 @@
 //! What the other threads tell the reactor. It is looked at once a turn of the event loop; the waker ends its wait.
 
 use crate::committer::Origin;
+use hl7::ack::Refusal;
 use journal::MessageId;
 use link::Answer;
 use std::sync::Mutex;
@@ -12,10 +13,21 @@ pub enum News {
     Committed(Vec<Origin>),
     /// These messages could not be stored: their peers get no answer.
     NotStored(Vec<Origin>),
+    /// `ack: processed`: these messages have ended.
+    Ended(Vec<(MessageId, Ending)>),
     /// These messages were given up by hand.
     Discarded(Vec<MessageId>),
     /// The answer to a question of the master.
     Answer(u64, Answer),
+}
+
+/// How a message ended whose sender waits to hear that.
+#[derive(Clone, Copy, Debug)]
+pub enum Ending {
+    /// Every step is done.
+    Done,
+    /// Its sender keeps it, and is told why.
+    Returned(&'static Refusal),
 }
 
 /// The reactor's letter box.

@@ -8,12 +8,14 @@ use crate::counters::Counters;
 use crate::duplicates::{Duplicates, Seen, TagKey};
 use crate::failed::FailedFolder;
 use crate::order_key::OrderKeys;
-use config::{Duplicates as Mode, WorkerSettings};
+use crate::returned::{ReturnedFolder, ReturnedMessage};
+use config::{AckMode, Duplicates as Mode, OnUndecodable, WorkerSettings};
 use hl7::ack::{self, Refusal};
 use hl7::header::Header;
 use hl7::message::Message;
+use hl7::segments;
 use jiff::tz::TimeZone;
-use journal::{Ids, MessageId};
+use journal::{Ids, MessageId, Tag};
 use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -30,6 +32,8 @@ pub enum Taken {
         kind: IntakeKind,
         /// The acknowledgment.
         answer: Vec<u8>,
+        /// `ack: processed`: the answer waits for the message to end; a refusal is built from this MSH segment.
+        outcome: Option<Vec<u8>>,
     },
     /// Answered at once.
     Answer {
@@ -45,11 +49,28 @@ pub enum Taken {
     },
 }
 
+/// How a message stands.
+enum Standing {
+    /// Nothing like it came before.
+    New(MessageId),
+    /// It is stored, and its sender need not wait for more.
+    Ended(MessageId),
+    /// `ack: processed`: it is being processed.
+    InProgress(MessageId),
+    /// It failed or was discarded.
+    Again(MessageId),
+    /// `ack: processed`: it failed for good here, and is kept for a person.
+    Failed(MessageId),
+    /// `ack: processed`: its sender kept it.
+    Returned(MessageId, ReturnedMessage),
+}
+
 /// What one channel remembers of its messages.
 pub struct Intake {
     settings: Arc<WorkerSettings>,
     counters: Arc<Counters>,
     failed: Arc<FailedFolder>,
+    returned: Arc<ReturnedFolder>,
     duplicates: Duplicates,
     /// Messages given up by hand: sent again they are new.
     discarded: HashSet<MessageId>,
@@ -75,6 +96,7 @@ impl Intake {
         settings: Arc<WorkerSettings>,
         counters: Arc<Counters>,
         failed: Arc<FailedFolder>,
+        returned: Arc<ReturnedFolder>,
         recent: Vec<journal::Recent>,
         tag_key: TagKey,
         random: u64,
@@ -94,6 +116,7 @@ impl Intake {
             settings,
             counters,
             failed,
+            returned,
             duplicates,
             discarded,
             tag_key,
@@ -104,8 +127,14 @@ impl Intake {
         }
     }
 
-    /// Takes the body of a complete frame.
-    pub fn take(&mut self, body: Vec<u8>, peer: &Arc<str>, address: IpAddr) -> Taken {
+    /// Takes a message. `is_awaited` says whether that message is being processed and its end may be waited for.
+    pub fn take(
+        &mut self,
+        body: Vec<u8>,
+        peer: &Arc<str>,
+        address: IpAddr,
+        is_awaited: impl Fn(MessageId) -> bool,
+    ) -> Taken {
         let now_us = clock::system_us();
         self.turn_second(now_us);
         let settings = Arc::clone(&self.settings);
@@ -120,49 +149,104 @@ impl Intake {
                 Taken::Answer { answer, quarantine: unreadable.then_some((id, "not_hl7", body)) }
             }
             Admission::Accept { header, workflow } => {
-                let tag = self.tag_key.tag([header.field(3), header.field(4)], header.control_id(), &body);
-                let seen = match settings.channel.duplicates {
-                    Mode::Suppress => self.duplicates.look(&tag, now_us),
-                    Mode::Process => Seen::New,
-                };
-                let (id, known) = match seen {
-                    Seen::Same(id) => (id, true),
-                    Seen::New | Seen::OtherContent => (self.next_id(now_us), false),
-                };
-                if seen == Seen::OtherContent {
-                    let control_id = String::from_utf8_lossy(header.control_id()).into_owned();
-                    log::warn!(
-                        "control id {control_id:?} came again with other content; processed as id={id}"
-                    );
-                }
-                let answer = ack::accept(&header, &id.to_string(), &self.second.hl7_time);
-                if known {
-                    self.counters.duplicates.fetch_add(1, Relaxed);
-                    if !self.failed.contains(id) && !self.discarded.remove(&id) {
-                        return Taken::Store { id, kind: IntakeKind::Known, answer };
-                    }
-                }
                 let decoded = hl7::charset::decode(&body, settings.channel.encoding);
+                if decoded.undecodable > 0 && settings.channel.on_undecodable == OnUndecodable::Refuse {
+                    let id = self.next_id(now_us);
+                    let answer = self.refusal(Some(&header), &Refusal::UNDECODABLE, id);
+                    return Taken::Answer { answer, quarantine: None };
+                }
                 let message = Message::parse(&decoded.text).ok();
                 let keys = self.order_keys.keys(message.as_ref(), &header, address, workflow, &self.tag_key);
-                drop(decoded);
-                if !known {
-                    self.duplicates.remember(&tag, id, now_us);
-                }
-                let new = Box::new(NewMessage {
+                let tag = self.tag_key.tag([header.field(3), header.field(4)], header.control_id(), &body);
+                let new = |id, received_us, utc_offset_s| NewMessage {
                     id,
-                    received_us: now_us,
-                    utc_offset_s: self.second.utc_offset_s,
+                    received_us,
+                    utc_offset_s,
                     peer: Arc::clone(peer),
                     keys,
                     tag,
                     workflow,
-                    body,
-                });
-                let kind = if known { IntakeKind::Again(new) } else { IntakeKind::New(new) };
-                Taken::Store { id, kind, answer }
+                    body: Vec::new(),
+                };
+                let processed = settings.channel.ack == AckMode::Processed;
+                let msh =
+                    || segments::split(&body, header.delimiters().field).next().unwrap_or_default().to_vec();
+                let outcome = || processed.then(msh);
+                let utc_offset_s = self.second.utc_offset_s;
+                let (id, mut kind, outcome) =
+                    match self.standing(&tag, header.control_id(), now_us, is_awaited) {
+                        Standing::New(id) => {
+                            self.duplicates.remember(&tag, id, now_us);
+                            (id, IntakeKind::New(Box::new(new(id, now_us, utc_offset_s))), outcome())
+                        }
+                        Standing::Ended(id) => (id, IntakeKind::Known, None),
+                        Standing::InProgress(id) => (id, IntakeKind::Known, outcome()),
+                        Standing::Again(id) => {
+                            (id, IntakeKind::Again(Box::new(new(id, now_us, utc_offset_s))), outcome())
+                        }
+                        Standing::Returned(id, memory) => {
+                            let new = Box::new(new(id, memory.received_us, memory.utc_offset_s));
+                            (id, IntakeKind::Resumed(new, memory.steps_done), outcome())
+                        }
+                        Standing::Failed(id) => {
+                            let answer = self.refusal(Some(&header), &Refusal::PROCESSING_FAILED, id);
+                            return Taken::Answer { answer, quarantine: None };
+                        }
+                    };
+                let answer = ack::accept(&header, &id.to_string(), &self.second.hl7_time);
+                drop(decoded);
+                if let IntakeKind::New(new) | IntakeKind::Again(new) | IntakeKind::Resumed(new, _) = &mut kind
+                {
+                    new.body = body;
+                }
+                Taken::Store { id, kind, answer, outcome }
             }
         }
+    }
+
+    /// How a message stands that may have come before.
+    fn standing(
+        &mut self,
+        tag: &Tag,
+        control_id: &[u8],
+        now_us: i64,
+        is_awaited: impl Fn(MessageId) -> bool,
+    ) -> Standing {
+        let seen = match self.settings.channel.duplicates {
+            Mode::Suppress => self.duplicates.look(tag, now_us),
+            Mode::Process => Seen::New,
+        };
+        let id = match seen {
+            Seen::Same(id) => id,
+            Seen::New => return Standing::New(self.next_id(now_us)),
+            Seen::OtherContent => {
+                let id = self.next_id(now_us);
+                let control_id = String::from_utf8_lossy(control_id);
+                log::warn!("control id {control_id:?} came again with other content; processed as id={id}");
+                return Standing::New(id);
+            }
+        };
+        self.counters.duplicates.fetch_add(1, Relaxed);
+        match self.settings.channel.ack {
+            AckMode::Received if self.failed.contains(id) || self.discarded.remove(&id) => {
+                Standing::Again(id)
+            }
+            AckMode::Received => Standing::Ended(id),
+            // It took its worker down: that is not tried again at its sender's wish.
+            AckMode::Processed if self.failed.contains(id) => Standing::Failed(id),
+            AckMode::Processed if is_awaited(id) => Standing::InProgress(id),
+            AckMode::Processed => match self.returned.get(id) {
+                Some(memory) => Standing::Returned(id, memory),
+                None if self.discarded.remove(&id) => Standing::Again(id),
+                None => Standing::Ended(id),
+            },
+        }
+    }
+
+    /// The refusal of a message that has ended, from the MSH segment kept of it.
+    pub fn refuse_ended(&mut self, msh: &[u8], refusal: &Refusal, id: MessageId) -> Vec<u8> {
+        self.turn_second(clock::system_us());
+        self.refusal(Header::parse(msh).ok().as_ref(), refusal, id)
     }
 
     /// The answer to a message over the limit, from what is known of its header.

@@ -9,6 +9,7 @@
 //! task (blocking is fine there), the journal's filler, and a desk for questions that may wait for the disk.
 
 mod admission;
+mod awaiting;
 mod clock;
 mod committer;
 mod connections;
@@ -33,6 +34,7 @@ mod rate_limit;
 mod reactor;
 mod recovery;
 mod retry;
+mod returned;
 mod room;
 mod session;
 mod signals;

@@ -5,13 +5,14 @@
 //! answer. The one thing it decides itself is who may read: nobody while the backlog or the disk is full, a peer not
 //! while too many of its frames are unanswered, and at `buffer_limit` only the peer that is furthest.
 
+use crate::awaiting::Awaiting;
 use crate::clock::{Clock, system_us};
-use crate::committer::{Append, Intake as Stored, Origin};
+use crate::committer::{Append, Intake as Stored, Origin, Outcomes, Returned};
 use crate::connections::{Connection, Connections, Denied, canonical};
 use crate::counters::Counters;
-use crate::dispatcher::Dispatcher;
+use crate::dispatcher::{Dispatcher, Withdrawal};
 use crate::failed::FailedFolder;
-use crate::inbox::{Inbox, News};
+use crate::inbox::{Ending, Inbox, News};
 use crate::intake::{Intake, Taken};
 use crate::plan::Plan;
 use crate::rate_limit::{RateLimit, left_out};
@@ -21,11 +22,14 @@ use crate::signals::{Signal, Signals};
 use crate::transport::Transport;
 use config::WorkerSettings;
 use crossbeam_channel::{Sender, TrySendError};
+use hl7::ack::Refusal;
 use hl7::mllp::{Deviation, Event, Limits};
+use journal::MessageId;
 use link::{Answer, Order, Peer, Question, Report, WorkerEnd};
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::path::PathBuf;
@@ -93,6 +97,8 @@ pub struct Reactor {
     pub journal_path: PathBuf,
     /// The task slots, for the status.
     pub slots: link::Slots,
+    /// `ack: processed`: messages found open at the start.
+    pub in_progress: Vec<MessageId>,
 }
 
 /// Why the loop ended.
@@ -107,8 +113,11 @@ struct Turn<'r> {
     connections: Connections,
     readable: Vec<usize>,
     batch: Vec<Stored>,
-    /// A batch the committer had no place for.
-    stuck: Option<Append>,
+    /// What the committer had no place for yet.
+    outgoing: VecDeque<Append>,
+    /// `ack: processed`: whose answers wait for which message to end.
+    awaiting: Awaiting,
+    answer_timeout_ms: u64,
     /// Messages and bytes handed over and not flushed yet.
     unflushed: usize,
     unflushed_bytes: usize,
@@ -150,7 +159,9 @@ impl Reactor {
             connections: Connections::default(),
             readable: Vec::new(),
             batch: Vec::new(),
-            stuck: None,
+            outgoing: VecDeque::new(),
+            awaiting: Awaiting::of(&self.in_progress),
+            answer_timeout_ms: self.settings.channel.answer_timeout.as_millis() as u64,
             unflushed: 0,
             unflushed_bytes: 0,
             scratch: vec![0; READ_BYTES],
@@ -214,13 +225,14 @@ impl Turn<'_> {
         if self.readable.iter().any(|at| self.could_read(*at)) {
             return Duration::ZERO;
         }
-        if self.stuck.is_some() || self.draining.is_some() {
+        if !self.outgoing.is_empty() || self.draining.is_some() {
             return Duration::from_millis(5);
         }
         let deadlines = self
             .connections
             .iter()
             .filter_map(|(_, c)| [c.deadline_ms, c.lingers_until_ms].into_iter().flatten().min());
+        let deadlines = deadlines.chain(self.awaiting.deadline_ms());
         let mut next = deadlines.min().unwrap_or(u64::MAX).min(self.next_report_ms);
         if self.accept_pause_until_ms > now_ms {
             next = next.min(self.accept_pause_until_ms);
@@ -236,7 +248,7 @@ impl Turn<'_> {
 
     /// Whether the channel as a whole lets that connection be read now.
     fn may_read(&self, at: usize) -> bool {
-        if self.draining.is_some() || self.closed_for_room || self.stuck.is_some() {
+        if self.draining.is_some() || self.closed_for_room || !self.outgoing.is_empty() {
             return false;
         }
         if self.backlog_full_since_ms.is_some() {
@@ -391,7 +403,7 @@ impl Turn<'_> {
     fn apply(&mut self, at: usize, events: &mut Vec<Event>, now_ms: u64) {
         for event in events.drain(..) {
             match event {
-                Event::Frame(body) => self.frame(at, body),
+                Event::Frame(body) => self.frame(at, body, now_ms),
                 Event::Deviation { what, offset, byte } => self.deviation(at, what, offset, byte, now_ms),
                 Event::Quarantine { what, bytes } => {
                     let id = self.r.intake.quarantine_id();
@@ -416,14 +428,15 @@ impl Turn<'_> {
         }
     }
 
-    fn frame(&mut self, at: usize, body: Vec<u8>) {
+    fn frame(&mut self, at: usize, body: Vec<u8>, now_ms: u64) {
         let Some(connection) = self.connections.get(at) else { return };
         self.r.counters.received.fetch_add(1, Relaxed);
         connection.session.messages += 1;
         connection.session.last_message_us = Some(system_us());
         let bytes = body.len();
-        match self.r.intake.take(body, &connection.peer, connection.address) {
-            Taken::Store { id, kind, answer } => {
+        let awaiting = &self.awaiting;
+        match self.r.intake.take(body, &connection.peer, connection.address, |id| awaiting.contains(id)) {
+            Taken::Store { id, kind, answer, outcome } => {
                 let origin = Origin {
                     session: at,
                     generation: connection.generation,
@@ -432,6 +445,9 @@ impl Turn<'_> {
                     complete_us: self.r.clock.now_us(),
                     bytes,
                 };
+                if let Some(msh) = outcome {
+                    self.awaiting.add(id, origin, msh, now_ms + self.answer_timeout_ms);
+                }
                 self.unflushed += 1;
                 self.unflushed_bytes += bytes;
                 self.batch.push(Stored { origin, kind });
@@ -462,7 +478,7 @@ impl Turn<'_> {
         }
     }
 
-    fn quarantine(&mut self, id: journal::MessageId, code: &'static str, bytes: Vec<u8>) {
+    fn quarantine(&mut self, id: MessageId, code: &'static str, bytes: Vec<u8>) {
         // Best effort: not at the cost of messages.
         if self.r.committer.try_send(Append::Quarantine(id, code, bytes)).is_err() {
             log::debug!("id={id} could not be quarantined: the committer is busy");
@@ -471,13 +487,13 @@ impl Turn<'_> {
 
     /// Gives what this turn gathered to the committer.
     fn hand_over(&mut self) {
-        if self.stuck.is_none() && !self.batch.is_empty() {
-            self.stuck = Some(Append::Intake(std::mem::take(&mut self.batch)));
+        if !self.batch.is_empty() {
+            self.outgoing.push_back(Append::Intake(std::mem::take(&mut self.batch)));
         }
-        if let Some(append) = self.stuck.take() {
+        while let Some(append) = self.outgoing.pop_front() {
             match self.r.committer.try_send(append) {
                 Ok(()) => {}
-                Err(TrySendError::Full(append)) => self.stuck = Some(append),
+                Err(TrySendError::Full(append)) => return self.outgoing.push_front(append),
                 Err(TrySendError::Disconnected(_)) => unreachable!("the committer outlives the reactor"),
             }
         }
@@ -490,27 +506,37 @@ impl Turn<'_> {
                     let now_us = self.r.clock.now_us();
                     let wait = |o: &Origin| Duration::from_micros((now_us - o.complete_us).max(0) as u64);
                     self.r.counters.acknowledged(origins.iter().map(wait));
-                    self.settle(&origins, Session::release);
+                    self.flushed(&origins);
+                    let told = origins.iter().filter(|o| !self.awaiting.contains(o.id)).copied().collect();
+                    self.settle(told, |session, origin| session.release(origin.answer));
                 }
                 News::NotStored(origins) => {
                     self.r.intake.forget(&origins.iter().map(|o| o.id).collect());
-                    self.settle(&origins, Session::withhold);
+                    self.flushed(&origins);
+                    origins.iter().for_each(|o| drop(self.awaiting.end(o.id)));
+                    self.settle(origins, |session, origin| session.withhold(origin.answer));
                     self.close_for_room("the journal could not be written");
                     self.next_report_ms = now_ms + REPORT_MS;
                 }
+                News::Ended(messages) => messages.into_iter().for_each(|(id, how)| self.ended(id, how)),
                 News::Discarded(ids) => self.r.intake.discarded(ids),
                 News::Answer(id, answer) => self.tell(&Report::Answer { id, answer }),
             }
         }
     }
 
-    fn settle(&mut self, origins: &[Origin], how: fn(&mut Session, u64)) {
+    /// These are not on their way to the disk any more.
+    fn flushed(&mut self, origins: &[Origin]) {
+        self.unflushed -= origins.len();
+        self.unflushed_bytes -= origins.iter().map(|o| o.bytes).sum::<usize>();
+    }
+
+    /// Does something with the answers of these messages, and writes what may be written then.
+    fn settle(&mut self, origins: Vec<Origin>, how: impl Fn(&mut Session, &Origin)) {
         let mut touched: Vec<usize> = Vec::new();
-        for origin in origins {
-            self.unflushed -= 1;
-            self.unflushed_bytes -= origin.bytes;
+        for origin in &origins {
             if let Some(connection) = self.connections.get_same(origin.session, origin.generation) {
-                how(&mut connection.session, origin.answer);
+                how(&mut connection.session, origin);
                 if touched.last() != Some(&origin.session) {
                     touched.push(origin.session);
                 }
@@ -518,6 +544,37 @@ impl Turn<'_> {
         }
         for at in touched {
             self.write(at);
+        }
+    }
+
+    /// `ack: processed`: a message has ended, and everybody who brought it is told.
+    fn ended(&mut self, id: MessageId, how: Ending) {
+        let Some(waiters) = self.awaiting.end(id) else { return };
+        match how {
+            Ending::Done => self.settle(waiters.origins, |session, origin| session.release(origin.answer)),
+            Ending::Returned(refusal) => {
+                let answer = self.r.intake.refuse_ended(&waiters.msh, refusal, id);
+                self.settle(waiters.origins, |session, origin| session.replace(origin.answer, &answer));
+            }
+        }
+    }
+
+    /// `ack: processed`: these senders have waited for as long as they may; their messages are theirs again.
+    fn give_back_late(&mut self, now_ms: u64) {
+        for id in self.awaiting.due(now_ms) {
+            match self.r.dispatcher.withdraw(id) {
+                Withdrawal::Out { location, pending } => {
+                    log::warn!(
+                        "id={id} outcome=returned: not done within answer_timeout; its sender keeps it"
+                    );
+                    let refusal = &Refusal::INTERNAL;
+                    let returned = vec![Returned { id, location, pending, refusal }];
+                    let outcomes = Outcomes { returned, gone: vec![location], ..Outcomes::default() };
+                    self.outgoing.push_back(Append::Outcomes(outcomes));
+                }
+                // Its last attempt tells how it ends; news of one that has ended is on its way.
+                Withdrawal::Running | Withdrawal::Gone => {}
+            }
         }
     }
 
@@ -591,6 +648,7 @@ impl Turn<'_> {
             }
             self.events = events;
         }
+        self.give_back_late(now_ms);
         let backlog_full = self.r.dispatcher.open() >= self.r.settings.channel.bounds.backlog_max;
         match (backlog_full, self.backlog_full_since_ms) {
             (true, None) => {
@@ -682,9 +740,12 @@ impl Turn<'_> {
 
     fn drained(&self, now_ms: u64) -> Option<Drained> {
         let draining = self.draining?;
-        let idle = self.unflushed == 0 && self.batch.is_empty() && self.stuck.is_none();
+        let idle = self.unflushed == 0 && self.batch.is_empty() && self.outgoing.is_empty();
         // Those that linger have been told everything.
         let told = self.connections.iter().all(|(_, c)| c.lingers_until_ms.is_some());
+        // Answers that wait for a message nobody works on any more are not given: it is processed after the start, and
+        // its sender, who sends it again, joins it there.
+        let told = told || (self.awaiting.is_answer_owed() && self.r.dispatcher.running() == 0);
         let over = now_ms >= draining.until_ms;
         let left = Duration::from_millis(draining.until_ms.saturating_sub(now_ms)).min(draining.timeout);
         ((idle && told) || over).then_some(Drained { timeout: left })
@@ -705,7 +766,7 @@ impl Turn<'_> {
     /// Peers are told nothing, so that they send again; they find the connection closed and the port silent.
     fn close_for_room(&mut self, why: &str) {
         if !self.closed_for_room {
-            log::error!("{why} of {:?}; reading stops until there is room again", self.r.journal_path);
+            log::error!("{why} ({:?}); reading stops until there is room again", self.r.journal_path);
         }
         self.closed_for_room = true;
         self.r.counters.closed_for_room.store(true, Relaxed);

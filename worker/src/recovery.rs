@@ -5,10 +5,11 @@ use crate::clock::Clock;
 use crate::dispatcher::{NewEntry, Wait};
 use crate::duplicates::TagKey;
 use crate::failed::{FailedFolder, FailedMessage, Failure};
-use crate::files::plain;
+use crate::files::{plain, replace_file};
 use crate::flags;
 use crate::folders::Folders;
 use crate::plan::{Plan, StepSet};
+use crate::returned::ReturnedFolder;
 use crate::start::StartFault;
 use crate::started::Started;
 use crate::strikes;
@@ -17,8 +18,6 @@ use journal::{FileStorage, Journal, MessageId, OpenFault, Options, Recent, Recor
 use link::Death;
 use std::collections::HashSet;
 use std::fs;
-use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +37,8 @@ pub(crate) struct Recovered {
     pub(crate) recent: Vec<Recent>,
     /// Failed messages.
     pub(crate) failed: Arc<FailedFolder>,
+    /// Messages that their senders keep.
+    pub(crate) returned: Arc<ReturnedFolder>,
     /// Which messages are being processed from now on.
     pub(crate) started: Started,
     /// The channel's key.
@@ -82,10 +83,14 @@ pub(crate) fn recover(
     let started = folder.join("started");
     let (started, begun) = Started::open(&started).map_err(|e| could_not("open", &started, plain(&e)))?;
 
+    // A kill points at nobody; at a message only where it ran alone.
+    let charged = matches!(predecessor, Some(Death::Crashed(_))) || begun.len() == 1;
+    let weight = if charged { strikes::weight(predecessor) } else { 0 };
+    let stopped = matches!(predecessor, Some(Death::Stopped | Death::Exited(_)));
     let mut replay = Replay {
         plan,
-        begun: begun.into_iter().collect(),
-        weight: strikes::weight(predecessor),
+        begun: if stopped { HashSet::new() } else { begun.into_iter().collect() },
+        weight,
         latest_us: clock.now_us() + micros(settings.channel.retry.longest),
         entries: Vec::new(),
         finished: Vec::new(),
@@ -105,6 +110,10 @@ pub(crate) fn recover(
     let open: HashSet<MessageId> = entries.iter().map(|e| e.id).collect();
     let failed = FailedFolder::open(&paths.failed, |id| open.contains(&id))
         .map_err(|e| could_not("read folder", &paths.failed, plain(&e)))?;
+
+    let returned = folder.join("returned");
+    let returned = ReturnedFolder::open(&returned, |id| open.contains(&id))
+        .map_err(|e| could_not("read folder", &returned, plain(&e)))?;
 
     let condemned: Vec<NewEntry> = entries.extract_if(.., |e| e.strikes >= strikes::LIMIT).collect();
     let charge = |e: journal::JournalError| could_not("write journal", &paths.journal, e.to_string());
@@ -130,8 +139,16 @@ pub(crate) fn recover(
         summary.segments,
         if suspects > 0 { format!(", {suspects} run alone first") } else { String::new() },
     );
-    let failed = Arc::new(failed);
-    Ok(Recovered { journal, entries, recent: summary.recent, failed, started, tag_key, paths })
+    Ok(Recovered {
+        journal,
+        entries,
+        recent: summary.recent,
+        failed: Arc::new(failed),
+        returned: Arc::new(returned),
+        started,
+        tag_key,
+        paths,
+    })
 }
 
 /// The old worker of a replaced channel, or an orphan of a dead master, may still be draining.
@@ -155,20 +172,16 @@ fn tag_key(path: &Path) -> std::io::Result<TagKey> {
     }
     let mut key = [0; 16];
     getrandom::fill(&mut key).map_err(std::io::Error::other)?;
-    let temporary = path.with_extension("part");
-    let mut file =
-        fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
-    file.write_all(&key)?;
-    file.sync_all()?;
-    fs::rename(&temporary, path)?;
-    fs::File::open(path.parent().unwrap_or(Path::new("/")))?.sync_all()?;
+    replace_file(path, &key)?;
     Ok(TagKey(key))
 }
 
 /// Gathers what the journal has open.
 struct Replay<'a> {
     plan: &'a Plan,
+    /// What the last worker was processing when it died: each runs alone first.
     begun: HashSet<MessageId>,
+    /// What each of these is charged with.
     weight: u8,
     latest_us: i64,
     entries: Vec<NewEntry>,
@@ -201,7 +214,7 @@ impl Replay<'_> {
             keys: if message.retried { Vec::new() } else { message.keys },
             steps,
             strikes: if suspect { message.strikes.saturating_add(self.weight) } else { message.strikes },
-            suspect: suspect && self.weight > 0,
+            suspect,
             waits: waits.collect(),
         };
         if steps.is_empty() { self.finished.push(entry) } else { self.entries.push(entry) }

@@ -136,6 +136,13 @@ impl Session {
         }
     }
 
+    /// The answer turns out to be another than the one kept for it.
+    pub fn replace(&mut self, number: AnswerNumber, body: &[u8]) {
+        if let Some(answer @ Answer::Waiting(_)) = self.slot(number) {
+            *answer = Answer::Ready(mllp::wrap(body));
+        }
+    }
+
     /// The message of that answer could not be stored: the peer gets no answer, sends it again, and finds the connection
     /// closed so that nothing behind it is taken for its answer.
     pub fn withhold(&mut self, number: AnswerNumber) {

@@ -14,8 +14,9 @@ use crate::quarantine::Quarantine;
 use crate::reactor::{Drained, Reactor, WAKER};
 use crate::recovery::{self, Recovered};
 use crate::signals::Signals;
-use config::{LogFormat, WorkerSettings};
+use config::{AckMode, LogFormat, WorkerSettings};
 use crossbeam_channel::bounded;
+use journal::MessageId;
 use link::{Report, SlotTable, Start, WorkerEnd};
 use std::collections::HashSet;
 use std::ffi::CString;
@@ -157,6 +158,7 @@ struct ReactorParts {
     questions: crossbeam_channel::Sender<(u64, link::Question)>,
     counters: Arc<Counters>,
     recovered: recovery::Paths,
+    in_progress: Vec<MessageId>,
 }
 
 impl Worker {
@@ -174,7 +176,7 @@ impl Worker {
         let signals = Signals::block()?;
         let clock = Clock::start();
         let plan = Arc::new(Plan::of(&settings));
-        let Recovered { journal, entries, recent, failed, started, tag_key, paths } =
+        let Recovered { journal, entries, recent, failed, returned, started, tag_key, paths } =
             recovery::recover(&settings, &plan, start.predecessor, &clock)?;
         let quarantine = Quarantine::open(paths.quarantine.clone())?;
         let poll = mio::Poll::new()?;
@@ -183,6 +185,8 @@ impl Worker {
         let tasks = usize::from(settings.channel.tasks);
         let dispatcher = Arc::new(Dispatcher::new(&plan, settings.channel.retry, tasks));
         let waiting = entries.len() as u64;
+        let processed = settings.channel.ack == AckMode::Processed;
+        let in_progress = if processed { entries.iter().map(|e| e.id).collect() } else { Vec::new() };
         dispatcher.add(entries);
         let (appends, queue) = bounded(QUEUED_MAX);
         let (questions, asked) = bounded(QUESTIONS_MAX);
@@ -221,6 +225,8 @@ impl Worker {
                 dispatcher,
                 plan,
                 failed: failed2,
+                returned: Arc::clone(&returned),
+                tells_endings: processed,
                 quarantine,
                 counters: Arc::clone(&counters),
                 moved_at: Instant::now(),
@@ -231,11 +237,20 @@ impl Worker {
                 poll,
                 inbox,
                 signals,
-                intake: Intake::new(settings, Arc::clone(&counters), failed, recent, tag_key, random),
+                intake: Intake::new(
+                    settings,
+                    Arc::clone(&counters),
+                    failed,
+                    returned,
+                    recent,
+                    tag_key,
+                    random,
+                ),
                 appends,
                 questions,
                 counters,
                 recovered: paths,
+                in_progress,
             },
         })
     }
@@ -270,6 +285,7 @@ impl Worker {
             failed: Arc::clone(&delivery.failed),
             journal_path: parts.recovered.journal,
             slots: delivery.slots.clone(),
+            in_progress: parts.in_progress,
         };
         let Drained { timeout } = reactor.run()?;
         if !wait_until_idle(&dispatcher, Instant::now() + timeout) {

@@ -1,7 +1,8 @@
 //! What a message is charged with when a worker ends while it is being processed.
 //!
-//! A crash or a panic points at the message: two of them and it has failed. A `kill -9` or the loss of power points at
-//! nobody: only five of them in a row, with nothing else running beside it, do.
+//! A crash or a panic points at what ran: whoever ran then runs alone next, and with the second crash the message has
+//! failed. A `kill -9` or the loss of power points at nobody: it is charged only to a message that ran alone, and five of
+//! them are the limit.
 
 use link::Death;
 
