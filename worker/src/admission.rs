@@ -4,6 +4,7 @@
 
 use config::{Channel, Workflow, WorkflowTable};
 use hl7::ack::Refusal;
+use hl7::charset::Readable;
 use hl7::header::{self, Header};
 
 /// What becomes of a frame.
@@ -27,9 +28,9 @@ pub enum Admission<'a> {
     InboundAcknowledgment,
 }
 
-/// Looks at a body.
-pub fn admit<'a>(body: &'a [u8], channel: &Channel) -> Admission<'a> {
-    let Ok(header) = Header::parse(body) else {
+/// Looks at a message that could be read so far.
+pub fn admit<'a>(message: &'a Readable<'_>, channel: &Channel) -> Admission<'a> {
+    let Ok(header) = message.header() else {
         return Admission::Refuse { header: None, refusal: &Refusal::NOT_HL7 };
     };
     if header.is_acknowledgment() {
@@ -42,7 +43,7 @@ pub fn admit<'a>(body: &'a [u8], channel: &Channel) -> Admission<'a> {
     if header.message_type().0.is_empty() {
         return refuse(header, &Refusal::TYPE_MISSING);
     }
-    let workflow = match workflow(body, &header, &channel.workflows) {
+    let workflow = match workflow(message.bytes(), &header, &channel.workflows) {
         Ok(workflow) => workflow,
         Err(refusal) => return refuse(header, refusal),
     };
@@ -81,7 +82,8 @@ mod tests {
     fn outcome(msh: &str, rest: &str, lines: &str) -> String {
         let settings = settings(lines);
         let body = format!("{msh}\r{rest}");
-        match admit(body.as_bytes(), &settings.channel) {
+        let message = hl7::charset::transcode_header(body.as_bytes(), settings.channel.encoding).unwrap();
+        match admit(&message, &settings.channel) {
             Admission::Accept { workflow, .. } => workflow.name().to_owned(),
             Admission::Refuse { refusal, .. } => format!("{} {}", refusal.code.as_str(), refusal.error),
             Admission::InboundAcknowledgment => "silence".to_owned(),

@@ -16,8 +16,8 @@ pub struct Awaiting {
 pub struct Waiters {
     /// The places of their answers; all that brought the same bytes.
     pub origins: Vec<Origin>,
-    /// The message's MSH segment, which a refusal is built from.
-    pub msh: Vec<u8>,
+    /// The message's start, which a refusal is built from.
+    pub start: Vec<u8>,
     deadline_ms: Option<u64>,
 }
 
@@ -29,11 +29,11 @@ impl Awaiting {
     }
 
     /// An answer waits for a message; the first one sets the deadline.
-    pub fn add(&mut self, id: MessageId, origin: Origin, msh: Vec<u8>, deadline_ms: u64) {
+    pub fn add(&mut self, id: MessageId, origin: Origin, start: Vec<u8>, deadline_ms: u64) {
         let waiters = self.by_id.entry(id).or_default();
         if waiters.deadline_ms.is_none() {
             waiters.deadline_ms = Some(deadline_ms);
-            waiters.msh = msh;
+            waiters.start = start;
             self.deadlines.insert((deadline_ms, id));
         }
         waiters.origins.push(origin);
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     fn origin(answer: u64) -> Origin {
-        Origin { session: 0, generation: 0, answer, id: MessageId::new(1, 0), complete_us: 0, bytes: 0 }
+        Origin { session: 0, generation: 0, answer, part: None, id: MessageId::new(1, 0), complete_us: 0, bytes: 0 }
     }
 
     #[test]
@@ -90,7 +90,7 @@ mod tests {
         assert_eq!(awaiting.due(100), [id]);
         assert!(awaiting.due(1000).is_empty(), "a message is due once");
         let waiters = awaiting.end(id).unwrap();
-        assert_eq!(waiters.msh, b"MSH");
+        assert_eq!(waiters.start, b"MSH");
         let answers: Vec<u64> = waiters.origins.iter().map(|o| o.answer).collect();
         assert_eq!(answers, [1, 2]);
         assert!(awaiting.end(id).is_none());

@@ -47,6 +47,8 @@ pub struct Origin {
     pub generation: u64,
     /// The answer.
     pub answer: u64,
+    /// The message's place in a batch whose messages share one answer.
+    pub part: Option<u32>,
     /// The message, to be forgotten where it could not be stored.
     pub id: MessageId,
     /// When the frame was complete, microseconds of the worker's time.

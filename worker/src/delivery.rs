@@ -220,7 +220,7 @@ impl Delivery {
     fn steps(&self, worked: &mut Worked, held: &Held, batch: &mut FileBatch<'_>) {
         let received = worked.received.as_ref().expect("read by the caller");
         let channel = &self.settings.channel;
-        let (control_id, message_type) = label_of(&received.body);
+        let (control_id, message_type) = label_of(&received.body, channel.encoding);
         worked.label = Label { control_id, message_type, bytes: received.body.len() };
         let time = clock::local(received.time_us, received.utc_offset_s);
         let below = channel.local_archive.as_ref().map(|a| a.format.render(&time)).unwrap_or_default();
@@ -456,7 +456,7 @@ impl Delivery {
         let done = self.plan.steps_of(workflow).without(worked.task.pending).with(over);
         let steps_done = done.places().map(|p| self.plan.name(p).to_owned()).collect();
         let failure = Failure { step, reason, attempts, steps_done };
-        let message = FailedMessage::of(&self.settings.channel.name, id, received.as_ref(), failure);
+        let message = FailedMessage::of(&self.settings.channel, id, received.as_ref(), failure);
         self.failed.keep(id, &message, &received.map(|r| r.body).unwrap_or_default())?;
         self.counters.failed(step);
         let (control_id, kind) = (&worked.label.control_id, &worked.label.message_type);

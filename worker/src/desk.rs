@@ -7,7 +7,7 @@ use crate::failed::FailedFolder;
 use crate::inbox::{Inbox, News};
 use crate::plan::Plan;
 use crossbeam_channel::{Receiver, Sender};
-use hl7::header::Header;
+use hl7::charset::{self, Encoding};
 use journal::{MessageId, Reader};
 use link::{Answer, QUEUE_MAX, Question, Selection, Waiting};
 use std::sync::Arc;
@@ -24,6 +24,8 @@ pub struct Desk {
     pub dispatcher: Arc<Dispatcher>,
     /// What failed.
     pub failed: Arc<FailedFolder>,
+    /// The messages' encoding.
+    pub encoding: Encoding,
     /// Names of steps.
     pub plan: Arc<Plan>,
     /// Reads messages back.
@@ -74,7 +76,7 @@ impl Desk {
         let (rows, total) = self.dispatcher.waiting(limit.min(QUEUE_MAX));
         let waiting = rows.into_iter().map(|row| {
             let body = self.reader.read(row.location).map(|r| r.body).unwrap_or_default();
-            let (control_id, message_type) = label_of(&body);
+            let (control_id, message_type) = label_of(&body, self.encoding);
             Waiting {
                 id: row.id.to_string(),
                 control_id,
@@ -91,8 +93,9 @@ impl Desk {
 }
 
 /// MSH-10 and MSH-9 (`ADT^A01`) of a message, as text.
-pub fn label_of(body: &[u8]) -> (String, String) {
-    let Ok(header) = Header::parse(body) else { return Default::default() };
+pub fn label_of(body: &[u8], encoding: Encoding) -> (String, String) {
+    let Ok(readable) = charset::transcode_start(body, encoding) else { return Default::default() };
+    let Ok(header) = readable.header() else { return Default::default() };
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     let (code, event) = header.message_type();
     let message_type = if event.is_empty() { text(code) } else { format!("{}^{}", text(code), text(event)) };

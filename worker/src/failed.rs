@@ -4,6 +4,7 @@
 use crate::clock::system_us;
 use crate::desk::label_of;
 use crate::files::{plain, replace_file};
+use config::Channel;
 use journal::{MessageId, OwnedReceived, Tag};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -65,15 +66,15 @@ pub struct Failure<'a> {
 impl FailedMessage {
     /// Of a message as the journal gave it back; `None` where its record is damaged.
     pub fn of(
-        channel: &str,
+        channel: &Channel,
         id: MessageId,
         received: Option<&OwnedReceived>,
         failure: Failure<'_>,
     ) -> FailedMessage {
-        let (control_id, message_type) = received.map(|r| label_of(&r.body)).unwrap_or_default();
+        let (control_id, message_type) = received.map(|r| label_of(&r.body, channel.encoding)).unwrap_or_default();
         FailedMessage {
             id: id.to_string(),
-            channel: channel.to_owned(),
+            channel: channel.name.clone(),
             control_id,
             message_type,
             received_us: received.map_or(id.unix_ms() as i64 * 1000, |r| r.time_us),

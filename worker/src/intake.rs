@@ -2,6 +2,7 @@
 //! owns what one channel remembers of its messages; sockets and the journal are elsewhere.
 
 use crate::admission::{Admission, admit};
+use crate::batch_answers::Gathering;
 use crate::clock;
 use crate::committer::{IntakeKind, NewMessage};
 use crate::counters::Counters;
@@ -11,6 +12,7 @@ use crate::order_key::OrderKeys;
 use crate::returned::{ReturnedFolder, ReturnedMessage};
 use config::{AckMode, Duplicates as Mode, OnUndecodable, WorkerSettings};
 use hl7::ack::{self, Refusal};
+use hl7::charset::{self, Readable};
 use hl7::header::Header;
 use hl7::message::Message;
 use hl7::segments;
@@ -20,6 +22,9 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+
+/// Kept of a message in UTF-16 or UTF-32 while its outcome is waited for; its MSH is in it.
+const WIDE_START_BYTES_MAX: usize = 4096;
 
 /// What a frame comes to.
 #[derive(Debug)]
@@ -63,6 +68,16 @@ enum Standing {
     Failed(MessageId),
     /// `ack: processed`: its sender kept it.
     Returned(MessageId, ReturnedMessage),
+}
+
+/// What is kept of a message to build a refusal from: its MSH segment, or its first bytes where a segment's end cannot
+/// be told from bytes.
+fn start_of(body: &[u8], readable: &Readable<'_>, header: &Header<'_>) -> Vec<u8> {
+    if std::ptr::eq(readable.bytes().as_ptr(), body.as_ptr()) {
+        segments::split(body, header.delimiters().field).next().unwrap_or_default().to_vec()
+    } else {
+        body[..body.len().min(WIDE_START_BYTES_MAX)].to_vec()
+    }
 }
 
 /// What one channel remembers of its messages.
@@ -127,10 +142,12 @@ impl Intake {
         }
     }
 
-    /// Takes a message. `is_awaited` says whether that message is being processed and its end may be waited for.
+    /// Takes a message. `in_batch`: its answer becomes part of a batch's, see [`Intake::batch_answer`]. `is_awaited` says
+    /// whether a message is being processed and its end may be waited for.
     pub fn take(
         &mut self,
         body: Vec<u8>,
+        in_batch: bool,
         peer: &Arc<str>,
         address: IpAddr,
         is_awaited: impl Fn(MessageId) -> bool,
@@ -138,25 +155,33 @@ impl Intake {
         let now_us = clock::system_us();
         self.turn_second(now_us);
         let settings = Arc::clone(&self.settings);
-        match admit(&body, &settings.channel) {
+        let channel = &settings.channel;
+        let Ok(readable) = charset::transcode_header(&body, channel.encoding) else {
+            let id = self.next_id(now_us);
+            let answer = self.refusal(None, &Refusal::NOT_HL7, id);
+            return Taken::Answer { answer, quarantine: Some((id, "not_hl7", body)) };
+        };
+        let encode = |answer| if in_batch { answer } else { readable.answer(answer) };
+        match admit(&readable, channel) {
             Admission::InboundAcknowledgment => {
                 Taken::Silence { quarantine: (self.next_id(now_us), "inbound_acknowledgment", body) }
             }
             Admission::Refuse { header, refusal } => {
                 let id = self.next_id(now_us);
-                let answer = self.refusal(header.as_ref(), refusal, id);
+                let answer = encode(self.refusal(header.as_ref(), refusal, id));
                 let unreadable = header.is_none();
                 Taken::Answer { answer, quarantine: unreadable.then_some((id, "not_hl7", body)) }
             }
             Admission::Accept { header, workflow } => {
-                let decoded = hl7::charset::decode(&body, settings.channel.encoding);
-                if decoded.undecodable > 0 && settings.channel.on_undecodable == OnUndecodable::Refuse {
+                let decoded = charset::decode(&body, channel.encoding);
+                if decoded.undecodable > 0 && channel.on_undecodable == OnUndecodable::Refuse {
                     let id = self.next_id(now_us);
-                    let answer = self.refusal(Some(&header), &Refusal::UNDECODABLE, id);
+                    let answer = encode(self.refusal(Some(&header), &Refusal::UNDECODABLE, id));
                     return Taken::Answer { answer, quarantine: None };
                 }
                 let message = Message::parse(&decoded.text).ok();
-                let keys = self.order_keys.keys(message.as_ref(), &header, address, workflow, &self.tag_key);
+                let keys =
+                    self.order_keys.keys(message.as_ref(), &header, address, workflow, &self.tag_key);
                 let tag = self.tag_key.tag([header.field(3), header.field(4)], header.control_id(), &body);
                 let new = |id, received_us, utc_offset_s| NewMessage {
                     id,
@@ -168,35 +193,31 @@ impl Intake {
                     workflow,
                     body: Vec::new(),
                 };
-                let processed = settings.channel.ack == AckMode::Processed;
-                let msh =
-                    || segments::split(&body, header.delimiters().field).next().unwrap_or_default().to_vec();
-                let outcome = || processed.then(msh);
+                let processed = channel.ack == AckMode::Processed;
+                let outcome = || processed.then(|| start_of(&body, &readable, &header));
                 let utc_offset_s = self.second.utc_offset_s;
-                let (id, mut kind, outcome) =
-                    match self.standing(&tag, header.control_id(), now_us, is_awaited) {
-                        Standing::New(id) => {
-                            self.duplicates.remember(&tag, id, now_us);
-                            (id, IntakeKind::New(Box::new(new(id, now_us, utc_offset_s))), outcome())
-                        }
-                        Standing::Ended(id) => (id, IntakeKind::Known, None),
-                        Standing::InProgress(id) => (id, IntakeKind::Known, outcome()),
-                        Standing::Again(id) => {
-                            (id, IntakeKind::Again(Box::new(new(id, now_us, utc_offset_s))), outcome())
-                        }
-                        Standing::Returned(id, memory) => {
-                            let new = Box::new(new(id, memory.received_us, memory.utc_offset_s));
-                            (id, IntakeKind::Resumed(new, memory.steps_done), outcome())
-                        }
-                        Standing::Failed(id) => {
-                            let answer = self.refusal(Some(&header), &Refusal::PROCESSING_FAILED, id);
-                            return Taken::Answer { answer, quarantine: None };
-                        }
-                    };
-                let answer = ack::accept(&header, &id.to_string(), &self.second.hl7_time);
-                drop(decoded);
-                if let IntakeKind::New(new) | IntakeKind::Again(new) | IntakeKind::Resumed(new, _) = &mut kind
-                {
+                let (id, mut kind, outcome) = match self.standing(&tag, header.control_id(), now_us, is_awaited) {
+                    Standing::New(id) => {
+                        self.duplicates.remember(&tag, id, now_us);
+                        (id, IntakeKind::New(Box::new(new(id, now_us, utc_offset_s))), outcome())
+                    }
+                    Standing::Ended(id) => (id, IntakeKind::Known, None),
+                    Standing::InProgress(id) => (id, IntakeKind::Known, outcome()),
+                    Standing::Again(id) => {
+                        (id, IntakeKind::Again(Box::new(new(id, now_us, utc_offset_s))), outcome())
+                    }
+                    Standing::Returned(id, memory) => {
+                        let new = Box::new(new(id, memory.received_us, memory.utc_offset_s));
+                        (id, IntakeKind::Resumed(new, memory.steps_done), outcome())
+                    }
+                    Standing::Failed(id) => {
+                        let answer = encode(self.refusal(Some(&header), &Refusal::PROCESSING_FAILED, id));
+                        return Taken::Answer { answer, quarantine: None };
+                    }
+                };
+                let answer = encode(ack::accept(&header, &id.to_string(), &self.second.hl7_time));
+                drop((decoded, readable));
+                if let IntakeKind::New(new) | IntakeKind::Again(new) | IntakeKind::Resumed(new, _) = &mut kind {
                     new.body = body;
                 }
                 Taken::Store { id, kind, answer, outcome }
@@ -243,10 +264,33 @@ impl Intake {
         }
     }
 
-    /// The refusal of a message that has ended, from the MSH segment kept of it.
-    pub fn refuse_ended(&mut self, msh: &[u8], refusal: &Refusal, id: MessageId) -> Vec<u8> {
+    /// The refusal of a message that has ended, from the start of it that was kept.
+    pub fn refuse_ended(&mut self, start: &[u8], in_batch: bool, refusal: &Refusal, id: MessageId) -> Vec<u8> {
         self.turn_second(clock::system_us());
-        self.refusal(Header::parse(msh).ok().as_ref(), refusal, id)
+        match charset::transcode_start(start, self.settings.channel.encoding) {
+            Ok(readable) => {
+                let answer = self.refusal(readable.header().ok().as_ref(), refusal, id);
+                if in_batch { answer } else { readable.answer(answer) }
+            }
+            Err(_) => self.refusal(None, refusal, id),
+        }
+    }
+
+    /// The frame that answers a batch.
+    pub fn batch_answer<'b>(&mut self, batch: &'b Gathering) -> Vec<u8> {
+        let now_us = clock::system_us();
+        self.turn_second(now_us);
+        let id = self.next_id(now_us).to_string();
+        let encoding = self.settings.channel.encoding;
+        let read = |header: &'b Option<Vec<u8>>| charset::transcode_start(header.as_deref()?, encoding).ok();
+        let (file, header) = (read(&batch.file_header), read(&batch.batch_header));
+        let (file_bytes, header_bytes) = (file.as_ref().map(Readable::bytes), header.as_ref().map(Readable::bytes));
+        let time = &self.second.hl7_time;
+        let body = hl7::batch::answer(file_bytes, header_bytes, &batch.answers, &id, time);
+        match header.as_ref().or(file.as_ref()) {
+            Some(header) => header.answer(body),
+            None => body,
+        }
     }
 
     /// The answer to a message over the limit, from what is known of its header.
@@ -254,7 +298,7 @@ impl Intake {
         let now_us = clock::system_us();
         self.turn_second(now_us);
         let id = self.next_id(now_us);
-        self.refusal(Header::parse(head).ok().as_ref(), &Refusal::TOO_LARGE, id)
+        self.refuse_ended(head, false, &Refusal::TOO_LARGE, id)
     }
 
     /// An id for bytes that are kept aside.

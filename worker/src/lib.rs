@@ -10,6 +10,7 @@
 
 mod admission;
 mod awaiting;
+mod batch_answers;
 mod clock;
 mod committer;
 mod connections;

@@ -6,8 +6,9 @@
 //! while too many of its frames are unanswered, and at `buffer_limit` only the peer that is furthest.
 
 use crate::awaiting::Awaiting;
+use crate::batch_answers::{self, BatchAnswers, Gathering};
 use crate::clock::{Clock, system_us};
-use crate::committer::{Append, Intake as Stored, Origin, Outcomes, Returned};
+use crate::committer::{Append, Intake as Stored, IntakeKind, Origin, Outcomes, Returned};
 use crate::connections::{Connection, Connections, Denied, canonical};
 use crate::counters::Counters;
 use crate::dispatcher::{Dispatcher, Withdrawal};
@@ -23,6 +24,7 @@ use crate::transport::Transport;
 use config::WorkerSettings;
 use crossbeam_channel::{Sender, TrySendError};
 use hl7::ack::Refusal;
+use hl7::batch::{self, Batch};
 use hl7::mllp::{Deviation, Event, Limits};
 use journal::MessageId;
 use link::{Answer, Order, Peer, Question, Report, WorkerEnd};
@@ -117,6 +119,7 @@ struct Turn<'r> {
     outgoing: VecDeque<Append>,
     /// `ack: processed`: whose answers wait for which message to end.
     awaiting: Awaiting,
+    batches: BatchAnswers,
     answer_timeout_ms: u64,
     /// Messages and bytes handed over and not flushed yet.
     unflushed: usize,
@@ -161,6 +164,7 @@ impl Reactor {
             batch: Vec::new(),
             outgoing: VecDeque::new(),
             awaiting: Awaiting::of(&self.in_progress),
+            batches: BatchAnswers::default(),
             answer_timeout_ms: self.settings.channel.answer_timeout.as_millis() as u64,
             unflushed: 0,
             unflushed_bytes: 0,
@@ -429,39 +433,116 @@ impl Turn<'_> {
     }
 
     fn frame(&mut self, at: usize, body: Vec<u8>, now_ms: u64) {
-        let Some(connection) = self.connections.get(at) else { return };
-        self.r.counters.received.fetch_add(1, Relaxed);
-        connection.session.messages += 1;
-        connection.session.last_message_us = Some(system_us());
-        let bytes = body.len();
-        let awaiting = &self.awaiting;
-        match self.r.intake.take(body, &connection.peer, connection.address, |id| awaiting.contains(id)) {
-            Taken::Store { id, kind, answer, outcome } => {
-                let origin = Origin {
-                    session: at,
-                    generation: connection.generation,
-                    answer: connection.session.answer_later(&answer),
-                    id,
-                    complete_us: self.r.clock.now_us(),
-                    bytes,
+        match batch::split_in(&body, self.r.settings.channel.encoding) {
+            Batch::Single => self.message(at, body, now_ms),
+            Batch::Several(messages) => {
+                messages.iter().for_each(|message| self.message(at, message.to_vec(), now_ms));
+            }
+            Batch::Headed { file_header, batch_header, messages } => {
+                let gathering = Gathering {
+                    file_header: file_header.map(<[u8]>::to_vec),
+                    batch_header: batch_header.map(<[u8]>::to_vec),
+                    answers: Vec::with_capacity(messages.len()),
+                    waiting: 0,
                 };
-                if let Some(msh) = outcome {
-                    self.awaiting.add(id, origin, msh, now_ms + self.answer_timeout_ms);
+                self.batch(at, &messages, gathering, now_ms);
+            }
+            Batch::TooMany { first } => {
+                let answer = self.r.intake.too_large(first);
+                if let Some(connection) = self.connections.get(at) {
+                    connection.session.answer(&answer);
                 }
-                self.unflushed += 1;
-                self.unflushed_bytes += bytes;
-                self.batch.push(Stored { origin, kind });
+            }
+        }
+    }
+
+    /// One message of a frame with an answer of its own.
+    fn message(&mut self, at: usize, body: Vec<u8>, now_ms: u64) {
+        let bytes = body.len();
+        let Some((taken, connection)) = self.take(at, body, false) else { return };
+        match taken {
+            Taken::Store { id, kind, answer, outcome } => {
+                let number = connection.session.answer_later(&answer);
+                let generation = connection.generation;
+                self.store((at, generation, number), None, (id, kind, outcome), bytes, now_ms);
             }
             Taken::Answer { answer, quarantine } => {
                 connection.session.answer(&answer);
-                if let Some((id, code, bytes)) = quarantine {
-                    self.quarantine(id, code, bytes);
+                self.quarantine_some(quarantine);
+            }
+            Taken::Silence { quarantine } => {
+                self.r.counters.inbound_acknowledgments.fetch_add(1, Relaxed);
+                self.quarantine_some(Some(quarantine));
+            }
+        }
+    }
+
+    /// The messages of a batch, which share one answer.
+    fn batch(&mut self, at: usize, messages: &[&[u8]], mut gathering: Gathering, now_ms: u64) {
+        let Some(connection) = self.connections.get(at) else { return };
+        let number = connection.session.answer_later(&[]);
+        let key = (at, connection.generation, number);
+        for message in messages {
+            let Some((taken, _)) = self.take(at, message.to_vec(), true) else { return };
+            match taken {
+                Taken::Store { id, kind, answer, outcome } => {
+                    let part = Some(gathering.answers.len() as u32);
+                    gathering.answers.push(answer);
+                    gathering.waiting += 1;
+                    self.store(key, part, (id, kind, outcome), message.len(), now_ms);
+                }
+                Taken::Answer { answer, quarantine } => {
+                    gathering.answers.push(answer);
+                    self.quarantine_some(quarantine);
+                }
+                Taken::Silence { quarantine } => {
+                    self.r.counters.inbound_acknowledgments.fetch_add(1, Relaxed);
+                    self.quarantine_some(Some(quarantine));
                 }
             }
-            Taken::Silence { quarantine: (id, code, bytes) } => {
-                self.r.counters.inbound_acknowledgments.fetch_add(1, Relaxed);
-                self.quarantine(id, code, bytes);
+        }
+        if gathering.waiting > 0 {
+            self.batches.add(key, gathering);
+        } else {
+            let answer = self.r.intake.batch_answer(&gathering);
+            if let Some(connection) = self.connections.get(at) {
+                connection.session.replace(number, &answer);
             }
+        }
+    }
+
+    fn take(&mut self, at: usize, body: Vec<u8>, in_batch: bool) -> Option<(Taken, &mut Connection)> {
+        let connection = self.connections.get(at)?;
+        self.r.counters.received.fetch_add(1, Relaxed);
+        connection.session.messages += 1;
+        connection.session.last_message_us = Some(system_us());
+        let awaiting = &self.awaiting;
+        let (peer, address) = (&connection.peer, connection.address);
+        let taken = self.r.intake.take(body, in_batch, peer, address, |id| awaiting.contains(id));
+        Some((taken, connection))
+    }
+
+    fn store(
+        &mut self,
+        (session, generation, answer): batch_answers::Key,
+        part: Option<u32>,
+        (id, kind, outcome): (MessageId, IntakeKind, Option<Vec<u8>>),
+        bytes: usize,
+        now_ms: u64,
+    ) {
+        let complete_us = self.r.clock.now_us();
+        let origin = Origin { session, generation, answer, part, id, complete_us, bytes };
+        if let Some(start) = outcome {
+            self.awaiting.add(id, origin, start, now_ms + self.answer_timeout_ms);
+        }
+        self.unflushed += 1;
+        self.unflushed_bytes += bytes;
+        self.batch.push(Stored { origin, kind });
+    }
+
+    fn quarantine_some(&mut self, quarantine: Option<(MessageId, &'static str, Vec<u8>)>) {
+        if let Some((id, code, bytes)) = quarantine {
+            self.quarantine(id, code, bytes);
         }
     }
 
@@ -508,13 +589,13 @@ impl Turn<'_> {
                     self.r.counters.acknowledged(origins.iter().map(wait));
                     self.flushed(&origins);
                     let told = origins.iter().filter(|o| !self.awaiting.contains(o.id)).copied().collect();
-                    self.settle(told, |session, origin| session.release(origin.answer));
+                    self.tell_all(told, |_, _| None);
                 }
                 News::NotStored(origins) => {
                     self.r.intake.forget(&origins.iter().map(|o| o.id).collect());
                     self.flushed(&origins);
                     origins.iter().for_each(|o| drop(self.awaiting.end(o.id)));
-                    self.settle(origins, |session, origin| session.withhold(origin.answer));
+                    self.withhold(&origins);
                     self.close_for_room("the journal could not be written");
                     self.next_report_ms = now_ms + REPORT_MS;
                 }
@@ -531,32 +612,56 @@ impl Turn<'_> {
         self.unflushed_bytes -= origins.iter().map(|o| o.bytes).sum::<usize>();
     }
 
-    /// Does something with the answers of these messages, and writes what may be written then.
-    fn settle(&mut self, origins: Vec<Origin>, how: impl Fn(&mut Session, &Origin)) {
+    /// Answers these messages as prepared, or with what `other` gives, and writes what may be written then.
+    fn tell_all(
+        &mut self,
+        origins: Vec<Origin>,
+        mut other: impl FnMut(&mut Intake, &Origin) -> Option<Vec<u8>>,
+    ) {
         let mut touched: Vec<usize> = Vec::new();
         for origin in &origins {
-            if let Some(connection) = self.connections.get_same(origin.session, origin.generation) {
-                how(&mut connection.session, origin);
-                if touched.last() != Some(&origin.session) {
-                    touched.push(origin.session);
-                }
+            let other = other(&mut self.r.intake, origin);
+            let key = (origin.session, origin.generation, origin.answer);
+            let answer = match origin.part {
+                None => other,
+                Some(part) => match self.batches.fill(key, part, other) {
+                    Some(batch) => Some(self.r.intake.batch_answer(&batch)),
+                    None => continue,
+                },
+            };
+            let Some(connection) = self.connections.get_same(origin.session, origin.generation) else { continue };
+            match answer {
+                Some(answer) => connection.session.replace(origin.answer, &answer),
+                None => connection.session.release(origin.answer),
+            }
+            if touched.last() != Some(&origin.session) {
+                touched.push(origin.session);
             }
         }
-        for at in touched {
-            self.write(at);
+        touched.into_iter().for_each(|at| self.write(at));
+    }
+
+    /// These messages could not be stored.
+    fn withhold(&mut self, origins: &[Origin]) {
+        for origin in origins {
+            self.batches.forget((origin.session, origin.generation, origin.answer));
+            if let Some(connection) = self.connections.get_same(origin.session, origin.generation) {
+                connection.session.withhold(origin.answer);
+            }
+        }
+        for origin in origins {
+            self.write(origin.session);
         }
     }
 
     /// `ack: processed`: a message has ended, and everybody who brought it is told.
     fn ended(&mut self, id: MessageId, how: Ending) {
         let Some(waiters) = self.awaiting.end(id) else { return };
-        match how {
-            Ending::Done => self.settle(waiters.origins, |session, origin| session.release(origin.answer)),
-            Ending::Returned(refusal) => {
-                let answer = self.r.intake.refuse_ended(&waiters.msh, refusal, id);
-                self.settle(waiters.origins, |session, origin| session.replace(origin.answer, &answer));
-            }
-        }
+        let start = waiters.start;
+        self.tell_all(waiters.origins, |intake, origin| match how {
+            Ending::Done => None,
+            Ending::Returned(refusal) => Some(intake.refuse_ended(&start, origin.part.is_some(), refusal, id)),
+        });
     }
 
     /// `ack: processed`: these senders have waited for as long as they may; their messages are theirs again.
@@ -622,6 +727,7 @@ impl Turn<'_> {
 
     fn close(&mut self, at: usize) {
         if let Some(mut connection) = self.connections.remove(at) {
+            self.batches.forget_session(at, connection.generation);
             // Dropping the socket takes it out of the event queue as well.
             let _ = self.r.poll.registry().deregister(connection.transport.source());
         }

@@ -239,7 +239,7 @@ fn condemn(
         steps_done: done.places().map(|p| plan.name(p).to_owned()).collect(),
     };
     log::error!("id={} outcome=failed step={}: {}", entry.id, failure.step, failure.reason);
-    let message = FailedMessage::of(&settings.channel.name, entry.id, received.as_ref(), failure);
+    let message = FailedMessage::of(&settings.channel, entry.id, received.as_ref(), failure);
     let body = received.map(|r| r.body).unwrap_or_default();
     failed.keep(entry.id, &message, &body).map_err(|e| {
         StartFault::temporary(format!("could not keep failed message {}: {}", entry.id, plain(&e)))

@@ -215,6 +215,7 @@ impl Worker {
                 committer: appends.clone(),
                 dispatcher: Arc::clone(&dispatcher),
                 failed: Arc::clone(&failed),
+                encoding: settings.channel.encoding,
                 plan: Arc::clone(&plan),
                 reader,
             },

@@ -3,16 +3,19 @@
 //! An acknowledgment copies from the header it answers what the sender needs to find its message again, byte for byte.
 //! Whatever text it adds comes from a fixed catalogue: nothing of a patient ever stands in an answer.
 
-use crate::delimiters::{self, Delimiters, UNUSED};
+mod read;
+mod refusal;
+
+pub use read::{Acknowledgment, read};
+pub use refusal::Refusal;
+
+use crate::delimiters::{Delimiters, UNUSED};
 use crate::header::Header;
-use crate::segments;
 
 /// Sent as the application's name where the inbound message names none, and in answers to what has no header.
 const APPLICATION: &[u8] = b"HL7SERVER";
 /// Version of answers to messages that name none.
 const VERSION: &[u8] = b"2.5";
-/// Longest text of a refusal, the length of MSA-3.
-const TEXT_MAX: usize = 80;
 
 /// Acknowledgment code, MSA-1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -23,6 +26,12 @@ pub enum Code {
     AE,
     /// Rejected: the message is none of this channel's.
     AR,
+    /// Commit accepted: AA where the sender asked for enhanced mode.
+    CA,
+    /// Commit error: AE there.
+    CE,
+    /// Commit rejected: AR there.
+    CR,
 }
 
 impl Code {
@@ -32,61 +41,75 @@ impl Code {
             Code::AA => "AA",
             Code::AE => "AE",
             Code::AR => "AR",
+            Code::CA => "CA",
+            Code::CE => "CE",
+            Code::CR => "CR",
+        }
+    }
+
+    /// The message was taken: AA or CA.
+    pub fn is_accept(self) -> bool {
+        matches!(self, Code::AA | Code::CA)
+    }
+
+    /// The code of the same meaning in enhanced mode.
+    fn of_commit(self) -> Code {
+        match self {
+            Code::AA | Code::CA => Code::CA,
+            Code::AE | Code::CE => Code::CE,
+            Code::AR | Code::CR => Code::CR,
         }
     }
 }
 
-/// Why a message is refused. The constants are the whole catalogue.
+/// Which codes a sender wants, by its MSH-15 and MSH-16.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// `AE` or `AR`.
-    pub code: Code,
-    /// Error code of HL7 table 0357.
-    pub error: u16,
-    /// Segment at fault.
-    pub segment: &'static str,
-    /// Field at fault, where it is one.
-    pub field: Option<u16>,
-    /// Plain ASCII, at most 80 characters.
-    pub text: &'static str,
+pub enum Mode {
+    /// AA, AE, AR.
+    Original,
+    /// Commit codes, for one outcome or both; the other keeps its original code, so that every message has an answer.
+    Enhanced {
+        /// CA in place of AA.
+        on_success: bool,
+        /// CE and CR in place of AE and AR.
+        on_error: bool,
+    },
 }
 
-impl Refusal {
-    /// The body is no HL7 message: no MSH, or one that cannot be read.
-    pub const NOT_HL7: Refusal = Refusal::of(Code::AR, 100, None, "no readable MSH segment");
-    /// MSH-10 is empty.
-    pub const CONTROL_ID_MISSING: Refusal =
-        Refusal::of(Code::AE, 101, Some(10), "message control id is empty");
-    /// MSH-9 is empty.
-    pub const TYPE_MISSING: Refusal = Refusal::of(Code::AE, 101, Some(9), "message type is empty");
-    /// The channel's encoding cannot decode the message, and it is set to refuse such.
-    pub const UNDECODABLE: Refusal =
-        Refusal::of(Code::AE, 102, None, "bytes that the character set does not have");
-    /// No workflow for the message type.
-    pub const TYPE_UNKNOWN: Refusal = Refusal::of(Code::AR, 200, Some(9), "message type not accepted here");
-    /// The message type has workflows, but none for this trigger event.
-    pub const EVENT_UNKNOWN: Refusal = Refusal::of(Code::AR, 201, Some(9), "trigger event not accepted here");
-    /// MSH-11 is not among those accepted.
-    pub const PROCESSING_ID: Refusal =
-        Refusal::of(Code::AR, 202, Some(11), "processing id not accepted here");
-    /// MSH-12 is not among those accepted.
-    pub const VERSION: Refusal = Refusal::of(Code::AR, 203, Some(12), "version not accepted here");
-    /// The message is larger than `stream_limit`.
-    pub const TOO_LARGE: Refusal = Refusal::of(Code::AR, 207, None, "message larger than accepted here");
-
-    const fn of(code: Code, error: u16, field: Option<u16>, text: &'static str) -> Refusal {
-        assert!(text.len() <= TEXT_MAX && text.is_ascii());
-        Refusal { code, error, segment: "MSH", field, text }
+impl Mode {
+    /// The code this mode gives a message that deserves `code`.
+    pub fn apply(self, code: Code) -> Code {
+        match self {
+            Mode::Enhanced { on_success, on_error }
+                if if code.is_accept() { on_success } else { on_error } =>
+            {
+                code.of_commit()
+            }
+            Mode::Original | Mode::Enhanced { .. } => code,
+        }
     }
 }
 
-/// The body of an AA. `id` is its own control id, at most 20 characters; `time` the local time, `YYYYMMDDHHMMSS`.
+/// The mode a header asks for. MSH-15 alone decides: `AL`, `ER` and `SU` want commit codes. Empty, `NE` and what no
+/// table lists are the original mode; so is an MSH-15 that is empty beside an MSH-16, which wants application codes.
+pub fn mode(header: &Header<'_>) -> Mode {
+    let wanted = header.component(15, 1).trim_ascii().to_ascii_uppercase();
+    match wanted.as_slice() {
+        b"AL" => Mode::Enhanced { on_success: true, on_error: true },
+        b"ER" => Mode::Enhanced { on_success: false, on_error: true },
+        b"SU" => Mode::Enhanced { on_success: true, on_error: false },
+        _ => Mode::Original,
+    }
+}
+
+/// The body of an AA, or of a CA where the header asks for it. `id` is its own control id, at most 20 characters; `time` the local time, `YYYYMMDDHHMMSS`.
 /// The body ends with a CR and is not framed yet.
 pub fn accept(header: &Header<'_>, id: &str, time: &str) -> Vec<u8> {
     write(Some(header), Code::AA, None, id, time)
 }
 
-/// The body of a refusal; without a header, in the standard's delimiters and with MSA-2 empty.
+/// The body of a refusal, in the mode the header asks for; without a header, in the standard's delimiters and with
+/// MSA-2 empty.
 pub fn refuse(header: Option<&Header<'_>>, refusal: &Refusal, id: &str, time: &str) -> Vec<u8> {
     write(header, refusal.code, Some(refusal), id, time)
 }
@@ -123,6 +146,7 @@ fn write(
     let msh_end = out.len();
     out.extend_from_slice(b"\rMSA");
     out.push(separator);
+    let code = header.map_or(code, |header| mode(header).apply(code));
     out.extend_from_slice(code.as_str().as_bytes());
     out.push(separator);
     out.extend_from_slice(inbound.field(10));
@@ -231,59 +255,12 @@ impl<'h, 'a> Inbound<'h, 'a> {
         self.push_text(refusal.text, out);
     }
 
-    /// The catalogue's texts are letters, digits and spaces but for a sign or two, which may be a sender's delimiter.
+    /// A sign of the catalogue's texts may be a sender's delimiter.
     fn push_text(&self, text: &str, out: &mut Vec<u8>) {
-        out.extend(text.bytes().map(|b| if b.is_ascii_punctuation() { b' ' } else { b }));
+        let Delimiters { field, component, repetition, escape, subcomponent, truncation } = self.delimiters;
+        let used = [field, component, repetition, escape, subcomponent, truncation.unwrap_or(UNUSED)];
+        out.extend(text.bytes().map(|b| if used.contains(&b) { b' ' } else { b }));
     }
-}
-
-/// An acknowledgment that came in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Acknowledgment {
-    /// MSA-1, as it came but for what is no ASCII letter.
-    pub code: String,
-    /// MSA-2: the control id of the message it answers, byte for byte.
-    pub control_id: Vec<u8>,
-    /// MSA-3, or the text of the first ERR; bytes that are no UTF-8 replaced.
-    pub text: Option<String>,
-    /// The first ERR's code, where it is a number.
-    pub error: Option<u16>,
-}
-
-/// Reads an acknowledgment: a message with an MSA. Its MSH may be shorter than a message's that is to be answered.
-pub fn read(body: &[u8]) -> Option<Acknowledgment> {
-    let body = segments::skip_junk(body);
-    let delimiters = Delimiters::read(body).ok()?;
-    let named = |name: &[u8; 3]| {
-        segments::split(body, delimiters.field)
-            .find(|segment| segment.starts_with(name) && segment.get(3) == Some(&delimiters.field))
-    };
-    let msa = named(b"MSA")?;
-    let field = |segment, n: usize| part(segment, delimiters.field, n + 1);
-    let code: String =
-        field(msa, 1).iter().filter(|b| b.is_ascii_alphabetic()).map(|&b| char::from(b)).collect();
-    if code.is_empty() {
-        return None;
-    }
-    let mut text = plain_text(field(msa, 3));
-    let mut error = None;
-    if let Some(err) = named(b"ERR") {
-        let new = part(field(err, 3), delimiters.repetition, 1);
-        let old = part(part(field(err, 1), delimiters.repetition, 1), delimiters.component, 4);
-        let (coded, delimiter) =
-            if new.is_empty() { (old, delimiters.subcomponent) } else { (new, delimiters.component) };
-        error = std::str::from_utf8(part(coded, delimiter, 1)).ok().and_then(|n| n.trim().parse().ok());
-        text = text.or_else(|| plain_text(field(err, 8))).or_else(|| plain_text(part(coded, delimiter, 2)));
-    }
-    Some(Acknowledgment { code, control_id: field(msa, 2).to_vec(), text, error })
-}
-
-fn part(value: &[u8], delimiter: u8, n: usize) -> &[u8] {
-    delimiters::part(value, delimiter, n).map_or(&[], |range| &value[range])
-}
-
-fn plain_text(bytes: &[u8]) -> Option<String> {
-    (!bytes.is_empty()).then(|| String::from_utf8_lossy(bytes).into_owned())
 }
 
 #[cfg(test)]
@@ -389,6 +366,47 @@ mod tests {
         let body = b"MSH|^~\\&|A|B|C|D|2024||ADT^A01|M1|P|2.3||||||8859/1\r";
         let answer = accept(&Header::parse(body).unwrap(), ID, TIME);
         assert!(answer.ends_with(b"|P|2.3\rMSA|AA|M1\r"));
+    }
+
+    #[test]
+    fn mode_follows_msh_15() {
+        // MSH-15, MSH-16, then the codes of a success, an error and a rejection.
+        for (accept_type, application_type, codes) in [
+            ("", "", ["AA", "AE", "AR"]),
+            ("NE", "", ["AA", "AE", "AR"]),
+            ("NE", "NE", ["AA", "AE", "AR"]),
+            ("NE", "AL", ["AA", "AE", "AR"]),
+            ("", "AL", ["AA", "AE", "AR"]),
+            ("AL", "", ["CA", "CE", "CR"]),
+            ("AL", "NE", ["CA", "CE", "CR"]),
+            ("al ", "NE", ["CA", "CE", "CR"]),
+            ("ER", "NE", ["AA", "CE", "CR"]),
+            ("SU", "AL", ["CA", "AE", "AR"]),
+            ("XX", "YY", ["AA", "AE", "AR"]),
+        ] {
+            let body =
+                format!("MSH|^~\\&|A|B|C|D|2024||ADT^A01|M1|P|2.5|||{accept_type}|{application_type}\rPID|1");
+            let body = body.as_bytes();
+            let answers = [
+                accepted(body),
+                refused(body, &Refusal::CONTROL_ID_MISSING),
+                refused(body, &Refusal::TYPE_UNKNOWN),
+            ];
+            for (answer, code) in answers.iter().zip(codes) {
+                assert!(
+                    answer.contains(&format!("\rMSA|{code}|M1")),
+                    "{accept_type}/{application_type}: {answer}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn catalogue_s_signs_stay_unless_they_are_delimiters() {
+        let answer = refused(b"MSH|^~\\&|||||||ADT|1||2.5\r", &Refusal::INTERNAL);
+        assert!(answer.contains("|could not be processed in time, send again\r"), "{answer}");
+        let answer = refused(b"MSH,^~\\&,,,,,,,ADT,1,,2.5\r", &Refusal::INTERNAL);
+        assert!(answer.contains(",could not be processed in time  send again\r"), "{answer}");
     }
 
     #[test]

@@ -42,14 +42,16 @@ impl Delimiters {
     /// An empty MSH-2 counts as `^~\&`; characters missing at its end are not in use. A character that is there
     /// already is passed over, which makes `^~\\&`, a doubled backslash of some sender's source code, what it means.
     pub(crate) fn read(msh: &[u8]) -> Result<Delimiters, HeaderFault> {
-        if !msh.starts_with(b"MSH") {
-            return Err(HeaderFault::Missing);
-        }
-        let field = *msh.get(3).ok_or(HeaderFault::Short)?;
+        if msh.starts_with(b"MSH") { Delimiters::declared_by(msh) } else { Err(HeaderFault::Missing) }
+    }
+
+    /// Reads the same two fields of an MSH, FHS or BHS, whichever it is.
+    pub(crate) fn declared_by(header: &[u8]) -> Result<Delimiters, HeaderFault> {
+        let field = *header.get(3).ok_or(HeaderFault::Short)?;
         if !is_separator(field) {
             return Err(HeaderFault::Unreadable);
         }
-        let declared = &msh[4..];
+        let declared = &header[4..];
         let end =
             declared.iter().position(|&b| b == field || b == b'\r' || b == b'\n').unwrap_or(declared.len());
         if end == 0 {

@@ -1,87 +1,131 @@
-//! Escape sequences of HL7 v2.5.1 chapter 2.7, resolved to the text they stand for.
+//! Escape sequences of HL7 v2.5.1 chapter 2.7: resolved to the text they stand for, or rendered.
 //!
-//! `\F\ \S\ \T\ \R\ \E\ \P\` are the delimiters, `\Xhh…\` bytes, `\.br\` a line break. Formatting, highlighting,
-//! character set and local sequences (`\.sp\ \H\ \N\ \C..\ \M..\ \Z..\`) stay as they are, as does a lone escape
-//! character.
+//! `\F\ \S\ \T\ \R\ \E\ \P\` are the delimiters, `\Xhh…\` bytes, `\.br\` a line break; [`unescape`] resolves these.
+//! Formatting, highlighting, character set and local sequences (`\.sp\ \H\ \N\ \C..\ \M..\ \Z..\`) stay as they are
+//! there, as does a lone escape character. [`render_text`] lays a report out by its formatting.
 
 use crate::delimiters::{Delimiters, UNUSED};
 use memchr::memchr;
 use std::borrow::Cow;
 
+mod render;
+
+pub use render::render_text;
+
 /// The value with its escape sequences resolved; borrowed when it has none.
 ///
-/// The bytes of `\Xhh…\` are UTF-8 where they are valid UTF-8, else one character each by ISO 8859-1.
+/// The bytes of `\Xhh…\`, and of several in a row together, are UTF-8 where they are valid UTF-8, else one character
+/// each by ISO 8859-1.
 pub fn unescape<'a>(value: &'a str, delimiters: &Delimiters) -> Cow<'a, str> {
     let mark = delimiters.escape;
-    if mark == UNUSED {
+    if mark == UNUSED || memchr(mark, value.as_bytes()).is_none() {
         return Cow::Borrowed(value);
     }
-    let Some(first) = memchr(mark, value.as_bytes()) else { return Cow::Borrowed(value) };
     let mut text = String::with_capacity(value.len());
-    text.push_str(&value[..first]);
-    let mut rest = &value[first..];
-    // At the head of each turn `rest` begins with the mark, an ASCII character.
-    while let Some(end) = memchr(mark, &rest.as_bytes()[1..]) {
-        let sequence = &rest[1..=end];
-        if resolve(sequence, delimiters, &mut text) {
-            rest = &rest[end + 2..];
-        } else if is_known(sequence) {
-            text.push_str(&rest[..end + 2]);
-            rest = &rest[end + 2..];
-        } else {
-            // A lone mark; the next one may begin a sequence.
-            text.push_str(&rest[..=end]);
-            rest = &rest[end + 1..];
-            continue;
-        }
-        match memchr(mark, rest.as_bytes()) {
-            Some(next) => {
-                text.push_str(&rest[..next]);
-                rest = &rest[next..];
-            }
-            None => break,
+    for token in tokens(value, delimiters) {
+        match token {
+            Token::Text(part) => text.push_str(part),
+            Token::Delimiter(c) => text.push(c),
+            Token::Bytes(bytes) => push_bytes(&bytes, &mut text),
+            Token::Command { name: ".br", .. } => text.push('\n'),
+            Token::Command { raw, .. } => text.push_str(raw),
         }
     }
-    text.push_str(rest);
     Cow::Owned(text)
 }
 
-fn resolve(sequence: &str, delimiters: &Delimiters, text: &mut String) -> bool {
-    let delimiter = match sequence {
+/// A piece of a value.
+#[derive(Debug, PartialEq, Eq)]
+enum Token<'a> {
+    Text(&'a str),
+    /// A delimiter that was escaped.
+    Delimiter(char),
+    /// What `\X..\` held; several in a row are one.
+    Bytes(Vec<u8>),
+    /// Another sequence of the standard: what stands between the marks, and the whole of it.
+    Command {
+        name: &'a str,
+        raw: &'a str,
+    },
+}
+
+/// The pieces of a value whose delimiters have an escape character.
+fn tokens<'a>(value: &'a str, delimiters: &Delimiters) -> impl Iterator<Item = Token<'a>> {
+    let delimiters = *delimiters;
+    let mut rest = value;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        if let Some((token, length)) = sequence(rest, &delimiters) {
+            rest = &rest[length..];
+            return Some(token);
+        }
+        // A mark that begins no sequence is text; the next one may begin one. It is an ASCII character.
+        let from = usize::from(rest.as_bytes()[0] == delimiters.escape);
+        let end = memchr(delimiters.escape, &rest.as_bytes()[from..]).map_or(rest.len(), |at| from + at);
+        let (text, later) = rest.split_at(end);
+        rest = later;
+        Some(Token::Text(text))
+    })
+}
+
+/// The sequence that a value begins with, and its length.
+fn sequence<'a>(value: &'a str, delimiters: &Delimiters) -> Option<(Token<'a>, usize)> {
+    let mark = delimiters.escape;
+    let inside = value.as_bytes().split_first().filter(|(first, _)| **first == mark)?.1;
+    let end = memchr(mark, inside)?;
+    let (name, length) = (&value[1..=end], end + 2);
+    let delimiter = match name {
         "F" => delimiters.field,
         "S" => delimiters.component,
         "T" => delimiters.subcomponent,
         "R" => delimiters.repetition,
         "E" => delimiters.escape,
         "P" => delimiters.truncation.unwrap_or(UNUSED),
-        ".br" => b'\n',
-        _ => return sequence.strip_prefix('X').is_some_and(|digits| push_hex(digits, text)),
+        _ => UNUSED,
     };
     if delimiter != UNUSED {
-        text.push(char::from(delimiter));
+        return Some((Token::Delimiter(char::from(delimiter)), length));
     }
-    delimiter != UNUSED
+    if let Some(mut bytes) = name.strip_prefix('X').and_then(hex) {
+        let mut length = length;
+        while let Some((Token::Bytes(more), further)) = next_bytes(&value[length..], mark) {
+            bytes.extend(more);
+            length += further;
+        }
+        return Some((Token::Bytes(bytes), length));
+    }
+    is_known(name).then_some((Token::Command { name, raw: &value[..length] }, length))
 }
 
-fn push_hex(digits: &str, text: &mut String) -> bool {
+/// Another `\X..\` behind the first.
+fn next_bytes(value: &str, mark: u8) -> Option<(Token<'_>, usize)> {
+    let mark = char::from(mark);
+    let digits = value.strip_prefix(mark)?.strip_prefix('X')?;
+    let end = digits.find(mark)?;
+    Some((Token::Bytes(hex(&digits[..end])?), end + 3))
+}
+
+fn hex(digits: &str) -> Option<Vec<u8>> {
     let digits = digits.as_bytes();
     if digits.is_empty() || !digits.len().is_multiple_of(2) {
-        return false;
+        return None;
     }
     let value = |digit: u8| char::from(digit).to_digit(16).map(|v| v as u8);
-    let bytes: Option<Vec<u8>> =
-        digits.chunks_exact(2).map(|pair| Some(value(pair[0])? << 4 | value(pair[1])?)).collect();
-    let Some(bytes) = bytes else { return false };
-    match std::str::from_utf8(&bytes) {
+    digits.chunks_exact(2).map(|pair| Some(value(pair[0])? << 4 | value(pair[1])?)).collect()
+}
+
+fn push_bytes(bytes: &[u8], text: &mut String) {
+    match std::str::from_utf8(bytes) {
         Ok(valid) => text.push_str(valid),
         Err(_) => text.extend(bytes.iter().map(|&b| char::from(b))),
     }
-    true
 }
 
 /// A sequence of the standard that is none of a value's text: its second mark is not the beginning of another.
-fn is_known(sequence: &str) -> bool {
-    let Some((first, tail)) = sequence.as_bytes().split_first() else { return false };
+fn is_known(name: &str) -> bool {
+    let Some((first, tail)) = name.as_bytes().split_first() else { return false };
     match first {
         b'H' | b'N' => tail.is_empty(),
         b'F' | b'S' | b'T' | b'R' | b'E' | b'P' => tail.is_empty(),
@@ -112,6 +156,7 @@ mod tests {
     #[test]
     fn hexadecimal_is_bytes() {
         assert_eq!(plain(r"\X21\ \X0D0a\ \XC3A9\ \XE9\"), "! \r\n é é");
+        assert_eq!(plain(r"\XC3\\XA9\ \XE9\\X41\\T\"), "é éA&", "several in a row are one run of bytes");
         assert_eq!(plain(r"\X2\ \XGG\ \X\"), r"\X2\ \XGG\ \X\");
     }
 

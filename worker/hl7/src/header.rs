@@ -3,9 +3,11 @@
 //! This is all that admission and the acknowledgment need: no text is decoded, nothing is copied, and only the first
 //! segment is looked at.
 
+use crate::charset::{self, Declared, Encoding};
 use crate::delimiters::{self, Delimiters};
 use crate::segments;
 use std::fmt;
+use std::ops::Range;
 
 /// Fields whose place is remembered, MSH-2 to MSH-25 (HL7 2.8 ends there); later ones are searched for.
 const PLACES: usize = 24;
@@ -20,7 +22,8 @@ pub enum HeaderFault {
     Missing,
     /// The MSH ends before MSH-9.
     Short,
-    /// MSH-1 or MSH-2 holds what cannot be a delimiter.
+    /// MSH-1 or MSH-2 holds what cannot be a delimiter, or the body is in UTF-16 or UTF-32 where that was not said, or
+    /// is cut off in them.
     Unreadable,
 }
 
@@ -29,7 +32,7 @@ impl fmt::Display for HeaderFault {
         f.write_str(match self {
             HeaderFault::Missing => "no MSH segment at the beginning",
             HeaderFault::Short => "the MSH segment ends before MSH-9",
-            HeaderFault::Unreadable => "MSH-1 or MSH-2 holds no delimiters",
+            HeaderFault::Unreadable => "the MSH segment holds no delimiters, or its encoding is another",
         })
     }
 }
@@ -45,58 +48,93 @@ pub struct Header<'a> {
     starts: [u32; PLACES],
     /// Fields there are, MSH-1 and MSH-2 among them.
     fields: usize,
+    /// The MSH with what only looks like a delimiter hidden, where the encoding has such bytes.
+    mask: Option<Vec<u8>>,
 }
 
 impl<'a> Header<'a> {
     /// Reads the MSH at the beginning of a body, after a byte order mark, CR, LF and spaces.
     pub fn parse(body: &'a [u8]) -> Result<Header<'a>, HeaderFault> {
-        let body = segments::skip_junk(body);
-        let delimiters = Delimiters::read(body)?;
-        let msh = segments::split(body, delimiters.field).next().ok_or(HeaderFault::Missing)?;
+        let start = segments::skip_junk(body);
+        let delimiters = match Delimiters::read(start) {
+            Err(HeaderFault::Missing) if charset::looks_wide(body) => return Err(HeaderFault::Unreadable),
+            read => read?,
+        };
+        let msh = segments::split(start, delimiters.field).next().ok_or(HeaderFault::Missing)?;
+        let mut header = Header { msh, delimiters, starts: [0; PLACES], fields: 0, mask: None };
+        header.find_fields();
+        if header.fields < FIELDS_MIN {
+            return Err(HeaderFault::Short);
+        }
+        Ok(header)
+    }
+
+    /// As [`parse`](Self::parse), for a body in the encoding the channel is set to: one in which a byte that looks like
+    /// a delimiter may be part of a character, as in Shift_JIS. UTF-16 and UTF-32 are not read here: see
+    /// [`charset::transcode_header`].
+    pub fn parse_in(body: &'a [u8], encoding: Encoding) -> Result<Header<'a>, HeaderFault> {
+        let mut header = Header::parse(body)?;
+        let declared = Declared::of_header(&header, encoding);
+        header.mask = charset::mask(header.msh, declared.encoding, declared.escape, header.delimiters.field);
+        if header.mask.is_some() {
+            header.find_fields();
+            if header.fields < FIELDS_MIN {
+                return Err(HeaderFault::Short);
+            }
+        }
+        Ok(header)
+    }
+
+    fn find_fields(&mut self) {
         let mut starts = [0; PLACES];
         let mut fields = 1;
-        for at in memchr::memchr_iter(delimiters.field, msh) {
+        for at in memchr::memchr_iter(self.delimiters.field, self.outline()) {
             if let Some(place) = starts.get_mut(fields - 1) {
                 // A field that begins past 4 GiB does not exist: frames are far smaller.
                 *place = u32::try_from(at + 1).unwrap_or(u32::MAX);
             }
             fields += 1;
         }
-        if fields < FIELDS_MIN {
-            return Err(HeaderFault::Short);
-        }
-        Ok(Header { msh, delimiters, starts, fields })
+        (self.starts, self.fields) = (starts, fields);
+    }
+
+    /// What the parts of the MSH are found in; as long as it.
+    fn outline(&self) -> &[u8] {
+        self.mask.as_deref().unwrap_or(self.msh)
     }
 
     /// MSH-n as it came, all repetitions, without escapes resolved; empty when absent. MSH-1 is the field separator,
     /// MSH-2 the encoding characters.
     pub fn field(&self, n: u16) -> &'a [u8] {
+        self.msh.get(self.place(n)).unwrap_or_default()
+    }
+
+    fn place(&self, n: u16) -> Range<usize> {
         let n = usize::from(n);
         match n {
-            0 => &[],
-            1 => &self.msh[3..4],
-            _ if n > self.fields => &[],
-            _ if n > PLACES => {
-                delimiters::part(self.msh, self.delimiters.field, n).map_or(&[][..], |range| &self.msh[range])
-            }
+            0 => 0..0,
+            1 => 3..4,
+            _ if n > self.fields => 0..0,
+            _ if n > PLACES => delimiters::part(self.outline(), self.delimiters.field, n).unwrap_or_default(),
             _ => {
                 let start = self.starts[n - 2] as usize;
                 let end = if n == self.fields { self.msh.len() } else { self.starts[n - 1] as usize - 1 };
-                self.msh.get(start..end).unwrap_or_default()
+                start..end
             }
         }
     }
 
     /// A component of the first repetition of MSH-n; empty when absent.
     pub fn component(&self, field: u16, component: u16) -> &'a [u8] {
-        let value = self.field(field);
         if field <= 2 {
-            return if component == 1 { value } else { &[] };
+            return if component == 1 { self.field(field) } else { &[] };
         }
-        let first =
-            delimiters::part(value, self.delimiters.repetition, 1).map_or(value, |range| &value[range]);
-        delimiters::part(first, self.delimiters.component, usize::from(component))
-            .map_or(&[][..], |range| &first[range])
+        let place = self.place(field);
+        let Some(value) = self.outline().get(place.clone()) else { return &[] };
+        let first = delimiters::part(value, self.delimiters.repetition, 1).unwrap_or(0..value.len());
+        let found = delimiters::part(&value[first], self.delimiters.component, usize::from(component))
+            .unwrap_or_default();
+        self.msh.get(place.start + found.start..place.start + found.end).unwrap_or_default()
     }
 
     /// The delimiters the message declares.
@@ -197,7 +235,7 @@ mod tests {
         assert_eq!(Header::parse(b"MSH|^~\\&|A|B|C|D|2020|").unwrap_err(), HeaderFault::Short);
         assert_eq!(Header::parse(b"MSH|^~").unwrap_err(), HeaderFault::Short);
         assert_eq!(Header::parse(b"MSH \0").unwrap_err(), HeaderFault::Unreadable);
-        assert_eq!(Header::parse(b"M\0S\0H\0|\0").unwrap_err(), HeaderFault::Missing);
+        assert_eq!(Header::parse(b"M\0S\0H\0|\0").unwrap_err(), HeaderFault::Unreadable);
         assert!(Header::parse(b"MSH|^~\\&|A|B|C|D|2020||").is_ok());
     }
 

@@ -8,6 +8,7 @@
 //! [`message::Message`] answers [`path::FieldPath`]s.
 
 pub mod ack;
+pub mod batch;
 pub mod charset;
 pub mod delimiters;
 pub mod escape;

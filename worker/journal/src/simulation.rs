@@ -344,7 +344,12 @@ impl Run {
     fn change(&mut self, event: Event) -> Outcome {
         let Some(index) = self.pick() else { return Ok(()) };
         self.append(self.open[index].id, event)?;
-        self.open[index].events.push(event);
+        let events = &mut self.open[index].events;
+        if let Event::Strike(_) = event {
+            // Of these only the last counts.
+            events.retain(|event| !matches!(event, Event::Strike(_)));
+        }
+        events.push(event);
         Ok(())
     }
 
@@ -401,13 +406,27 @@ impl Run {
             }
             moved.push((index, from, to));
         }
-        self.flush()?;
+        let hasty = self.random.percent(50);
+        if hasty {
+            self.journal.write()?;
+            self.written();
+        } else {
+            self.flush()?;
+        }
         for (index, from, to) in moved {
             self.journal.ended(from);
             self.open[index].location = to;
         }
-        self.before =
-            self.open.iter().map(|known| (known.id, known.location, known.events.clone())).collect();
+        self.written();
+        if hasty { self.retire() } else { Ok(()) }
+    }
+
+    /// Whatever goes must not be missed: what is not flushed yet is, first.
+    fn retire(&mut self) -> Outcome {
+        if self.journal.retire()? > 0 {
+            self.written();
+            self.model.flushed();
+        }
         Ok(())
     }
 
@@ -442,10 +461,7 @@ impl Run {
                 self.flush()?;
                 self.journal.settle(6000).map(drop)
             }
-            76..80 => {
-                self.flush()?;
-                self.journal.retire().map(drop)
-            }
+            76..80 => self.retire(),
             80..88 => match &self.filler {
                 Some(filler) => filler.try_step().map(drop),
                 None => Ok(()),
@@ -490,10 +506,14 @@ fn random_plan(random: &mut Random, within: u64) -> Option<Plan> {
         2 => Fault::Short,
         _ => Fault::Stop,
     };
-    let only = match random.below(4) {
-        0 => Some(Operation::Sync),
-        1 => Some(Operation::Write),
-        _ => None,
+    // Rare ones by name, or hardly any run would meet them.
+    let (only, within) = match random.below(8) {
+        0 => (Some(Operation::Sync), within),
+        1 => (Some(Operation::Write), within),
+        2 => (Some(Operation::Remove), within / 6),
+        3 => (Some(Operation::SyncFolder), within / 6),
+        4 => (Some(Operation::Rename), within / 6),
+        _ => (None, within),
     };
     let lasting = random.percent(30) && fault != Fault::Short;
     Some(Plan { after: random.below(within), only, fault, lasting })

@@ -12,17 +12,18 @@ use std::sync::Arc;
 use crc32c::crc32c_append;
 
 use crate::error::{JournalError, is_full};
-use crate::filler::{self, Filler};
+use crate::filler;
 use crate::footer;
 use crate::id::MessageId;
-use crate::reader::Reader;
 use crate::recall::State;
 use crate::record::{HEAD_BYTES, Head, IDS_MAX, Location, Received, Record, record_bytes, seed_at, tail};
 use crate::recovery;
 use crate::replay::{ReplaySummary, Replayed};
 use crate::segment::{DATA_START, SEGMENT_BYTES, Segment};
-use crate::shared::{Chore, Next, Shared};
+use crate::shared::{Chore, Shared};
 use crate::storage::{self, File, FileStorage, Storage};
+
+mod upkeep;
 
 /// Bodies from this size on go from the caller's memory straight to the file, in bytes.
 const LARGE_BYTES: usize = 64 * 1024;
@@ -190,8 +191,8 @@ impl<S: Storage> Journal<S> {
 
     /// Appends a message once more, from where it stands now, keeping its place in the order: for moving
     /// what little waits in an old segment out of it (see [`sparse`](Journal::sparse)). The caller then
-    /// appends what the message has come to (`StepDone`, `Again`, `Frozen`, `Strike`…) and calls
-    /// [`ended`](Journal::ended) with the old location.
+    /// appends what the message has come to (`Retried`, `StepDone`, `Again`, `Frozen`, `Strike`), writes, and
+    /// calls [`ended`](Journal::ended) with the old location.
     ///
     /// # Errors
     /// As [`append`](Journal::append), and [`JournalError::Corrupt`] when the old bytes cannot be read.
@@ -411,7 +412,8 @@ impl<S: Storage> Journal<S> {
     }
 
     /// Takes the batch back. What reached the files is overwritten with zeros: whole records of it, left
-    /// standing behind the next batch, would be replayed one day.
+    /// standing behind the next batch, would be replayed one day. The zeros are flushed at once, for the next
+    /// batch may stand in another file and reach the disk before them.
     fn roll_back(&mut self) -> io::Result<()> {
         self.buffer.clear();
         for behind in &mut self.behind {
@@ -456,129 +458,16 @@ impl<S: Storage> Journal<S> {
         }
         self.segments.iter_mut().find(|meta| meta.number == number)
     }
-
-    /// Says that the message at `location` needs nothing from here any more: it is done, failed, discarded,
-    /// returned, or was moved. Exactly once for each message appended or replayed.
-    ///
-    /// # Panics
-    /// When a segment's messages end more often than there are: counting on would lose others.
-    pub fn ended(&mut self, location: Location) {
-        let meta = self.meta(location.segment).expect("a message that has not ended keeps its segment");
-        assert!(meta.open > 0, "a message of journal segment {} ended twice", location.segment);
-        meta.open -= 1;
-        meta.open_bytes = meta.open_bytes.saturating_sub(u64::from(location.length));
-    }
-
-    /// Gives up the oldest segments while nothing in them waits, after a flush if one is due; returns how
-    /// many. Only ever a prefix: a later segment may hold what became of an earlier one's messages. Their
-    /// duplicate memory is saved and flushed first; the filler does it, else this call.
-    ///
-    /// # Errors
-    /// As [`flush`](Journal::flush); without a filler also those of the work itself.
-    pub fn retire(&mut self) -> Result<usize, JournalError> {
-        self.check()?;
-        let idle =
-            self.segments.iter().take(self.segments.len() - 1).take_while(|meta| meta.open == 0).count();
-        if idle > 0 {
-            if self.dirty || !self.buffer.is_empty() || !self.behind.is_empty() {
-                // A message moved out of the segment must be safe where it stands now.
-                self.flush()?;
-            }
-            let first = self.segments[0].number;
-            let last = self.segments[idle - 1].number;
-            self.segments.drain(..idle);
-            let mut work = self.shared.work();
-            work.chores.push_back(Chore::Retire { first, last });
-            work.stalled = false;
-            drop(work);
-            self.shared.wake.notify_all();
-        }
-        if !self.shared.work().attended {
-            filler::do_chores(&self.shared)?;
-        }
-        Ok(idle)
-    }
-
-    /// The oldest segment, when so little of it (or of all but the current one together) waits, under a
-    /// tenth, that moving it forward is worth the room; see [`append_moved`](Journal::append_moved).
-    pub fn sparse(&self) -> Option<u32> {
-        let oldest = self.segments.front().filter(|_| self.segments.len() > 1)?;
-        let (open, data) = self
-            .segments
-            .iter()
-            .take(self.segments.len() - 1)
-            .fold((0, 0), |sum, meta| (sum.0 + meta.open_bytes, sum.1 + meta.data_bytes));
-        let sparse = |open: u64, data: u64| open * 10 < data;
-        (oldest.open > 0 && (sparse(oldest.open_bytes, oldest.data_bytes) || sparse(open, data)))
-            .then_some(oldest.number)
-    }
-
-    /// For a channel that rests: when nothing waits, leaves a current segment that holds more than
-    /// `bytes` and retires it, so that an idle channel costs next to nothing. Returns the segments retired.
-    ///
-    /// # Errors
-    /// As [`retire`](Journal::retire).
-    pub fn settle(&mut self, bytes: u64) -> Result<usize, JournalError> {
-        self.check()?;
-        let waits = self.segments.iter().any(|meta| meta.open > 0);
-        if waits || !self.buffer.is_empty() || self.current.filled() <= bytes {
-            return Ok(0);
-        }
-        self.flush()?;
-        self.rotate()?;
-        self.flush()?;
-        self.retire()
-    }
-
-    /// For reading bodies from any thread.
-    pub fn reader(&self) -> Reader<S> {
-        Reader::new(Arc::clone(&self.shared))
-    }
-
-    /// For a thread of the caller that works ahead of the writer and behind it. From now on nobody else does.
-    pub fn filler(&self) -> Filler<S> {
-        Filler::new(Arc::clone(&self.shared), self.options)
-    }
-
-    /// Keeps a copy (`NUMBER.damaged`) of a segment in which a reader found a record that fails its checksum;
-    /// the filler does it, else the next [`retire`](Journal::retire). Done at most once a segment.
-    pub fn put_aside(&mut self, segment: u32) {
-        self.shared.work().chores.push_back(Chore::PutAside(segment));
-        self.shared.wake.notify_all();
-    }
-
-    /// What the segments take up on disk, in bytes.
-    pub fn bytes(&self) -> u64 {
-        let work = self.shared.work();
-        let next = match &work.next {
-            Next::Ready(next) => next.filled(),
-            Next::None | Next::Wanted(_) | Next::Making => 0,
-        };
-        work.lengths.values().sum::<u64>() + next + self.current.filled()
-    }
-
-    /// The number of the segment being written to.
-    pub fn current_segment(&self) -> u32 {
-        self.current.number
-    }
-
-    /// How many messages wait in all segments.
-    pub fn messages_open(&self) -> u64 {
-        self.segments.iter().map(|meta| u64::from(meta.open)).sum()
-    }
-
-    /// How much room the storage has.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn room(&self) -> io::Result<storage::Room> {
-        self.shared.storage.room()
-    }
 }
 
-/// Overwrites what is there of a stretch of a file with zeros.
+/// Overwrites what is there of a stretch of a file with zeros, durably.
 fn zero(file: &impl File, from: u64, to: u64) -> io::Result<()> {
-    storage::write_zeros(file, from, to.min(file.length()?))
+    let to = to.min(file.length()?);
+    if from < to {
+        storage::write_zeros(file, from, to)?;
+        file.sync_data()?;
+    }
+    Ok(())
 }
 
 impl<S: Storage> Drop for Journal<S> {

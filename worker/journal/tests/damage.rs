@@ -102,6 +102,20 @@ fn a_waiting_body_that_changed_in_a_sealed_segment_is_reported() {
 }
 
 #[test]
+fn a_file_found_damaged_while_running_is_put_aside_once() {
+    let disk = Faulty::new();
+    let (mut journal, ..) = open(disk.clone(), SEGMENT_BYTES);
+    let location = receive(&mut journal, 1, &body(1, 700));
+    journal.flush().unwrap();
+    disk.flip(&segment(location), u64::from(location.offset) + 200, 1).unwrap();
+    assert!(matches!(journal.reader().read(location), Err(JournalError::Corrupt { .. })));
+    journal.put_aside(location.segment);
+    journal.put_aside(location.segment);
+    journal.retire().unwrap();
+    assert_eq!(disk.list().unwrap(), ["0000000001.damaged", "0000000001.seg"]);
+}
+
+#[test]
 fn a_segment_without_a_header_is_put_aside_and_the_others_are_kept() {
     let disk = Faulty::new();
     let (mut journal, ..) = open(disk.clone(), 65_536);
