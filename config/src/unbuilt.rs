@@ -7,7 +7,6 @@
 use crate::problem::Spot;
 use crate::raw::read::{At, Key, List, TableOrList};
 use crate::raw::{Channel, DropFolder, Service};
-use hl7::charset::Encoding;
 
 /// Something that is set and not built: what to call it, and where it stands.
 pub(crate) struct Unbuilt {
@@ -32,16 +31,6 @@ pub(crate) fn of_service(raw: &Service) -> Vec<Unbuilt> {
 pub(crate) fn of_channel(raw: &Channel) -> Vec<Unbuilt> {
     let mut found = Vec::new();
     // Receiving.
-    set(&mut found, "ack: processed", is(&raw.ack, "processed"));
-    set(&mut found, "on_undecodable: refuse", is(&raw.on_undecodable, "refuse"));
-    if let Some(at) = raw.encoding.given()
-        && let Some(encoding) = Encoding::from_label(&at.value)
-        && !encoding.is_built()
-    {
-        set(&mut found, &format!("the encoding {}", encoding.name()), Some(&at.spot));
-    }
-    set(&mut found, "a choice by version", given(&raw.accept_versions));
-    set(&mut found, "a choice by processing id", given(&raw.accept_processing_ids));
     set(&mut found, "MLLP over TLS", given(&raw.tls));
     set(&mut found, "pruning of failed and quarantined messages", given(&raw.retention_days));
     // Attachments and files.

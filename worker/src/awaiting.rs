@@ -75,7 +75,15 @@ mod tests {
     use super::*;
 
     fn origin(answer: u64) -> Origin {
-        Origin { session: 0, generation: 0, answer, part: None, id: MessageId::new(1, 0), complete_us: 0, bytes: 0 }
+        Origin {
+            session: 0,
+            generation: 0,
+            answer,
+            part: None,
+            id: MessageId::new(1, 0),
+            complete_us: 0,
+            bytes: 0,
+        }
     }
 
     #[test]

@@ -71,7 +71,8 @@ impl FailedMessage {
         received: Option<&OwnedReceived>,
         failure: Failure<'_>,
     ) -> FailedMessage {
-        let (control_id, message_type) = received.map(|r| label_of(&r.body, channel.encoding)).unwrap_or_default();
+        let (control_id, message_type) =
+            received.map(|r| label_of(&r.body, channel.encoding)).unwrap_or_default();
         FailedMessage {
             id: id.to_string(),
             channel: channel.name.clone(),

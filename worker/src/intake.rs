@@ -180,8 +180,7 @@ impl Intake {
                     return Taken::Answer { answer, quarantine: None };
                 }
                 let message = Message::parse(&decoded.text).ok();
-                let keys =
-                    self.order_keys.keys(message.as_ref(), &header, address, workflow, &self.tag_key);
+                let keys = self.order_keys.keys(message.as_ref(), &header, address, workflow, &self.tag_key);
                 let tag = self.tag_key.tag([header.field(3), header.field(4)], header.control_id(), &body);
                 let new = |id, received_us, utc_offset_s| NewMessage {
                     id,
@@ -196,28 +195,30 @@ impl Intake {
                 let processed = channel.ack == AckMode::Processed;
                 let outcome = || processed.then(|| start_of(&body, &readable, &header));
                 let utc_offset_s = self.second.utc_offset_s;
-                let (id, mut kind, outcome) = match self.standing(&tag, header.control_id(), now_us, is_awaited) {
-                    Standing::New(id) => {
-                        self.duplicates.remember(&tag, id, now_us);
-                        (id, IntakeKind::New(Box::new(new(id, now_us, utc_offset_s))), outcome())
-                    }
-                    Standing::Ended(id) => (id, IntakeKind::Known, None),
-                    Standing::InProgress(id) => (id, IntakeKind::Known, outcome()),
-                    Standing::Again(id) => {
-                        (id, IntakeKind::Again(Box::new(new(id, now_us, utc_offset_s))), outcome())
-                    }
-                    Standing::Returned(id, memory) => {
-                        let new = Box::new(new(id, memory.received_us, memory.utc_offset_s));
-                        (id, IntakeKind::Resumed(new, memory.steps_done), outcome())
-                    }
-                    Standing::Failed(id) => {
-                        let answer = encode(self.refusal(Some(&header), &Refusal::PROCESSING_FAILED, id));
-                        return Taken::Answer { answer, quarantine: None };
-                    }
-                };
+                let (id, mut kind, outcome) =
+                    match self.standing(&tag, header.control_id(), now_us, is_awaited) {
+                        Standing::New(id) => {
+                            self.duplicates.remember(&tag, id, now_us);
+                            (id, IntakeKind::New(Box::new(new(id, now_us, utc_offset_s))), outcome())
+                        }
+                        Standing::Ended(id) => (id, IntakeKind::Known, None),
+                        Standing::InProgress(id) => (id, IntakeKind::Known, outcome()),
+                        Standing::Again(id) => {
+                            (id, IntakeKind::Again(Box::new(new(id, now_us, utc_offset_s))), outcome())
+                        }
+                        Standing::Returned(id, memory) => {
+                            let new = Box::new(new(id, memory.received_us, memory.utc_offset_s));
+                            (id, IntakeKind::Resumed(new, memory.steps_done), outcome())
+                        }
+                        Standing::Failed(id) => {
+                            let answer = encode(self.refusal(Some(&header), &Refusal::PROCESSING_FAILED, id));
+                            return Taken::Answer { answer, quarantine: None };
+                        }
+                    };
                 let answer = encode(ack::accept(&header, &id.to_string(), &self.second.hl7_time));
                 drop((decoded, readable));
-                if let IntakeKind::New(new) | IntakeKind::Again(new) | IntakeKind::Resumed(new, _) = &mut kind {
+                if let IntakeKind::New(new) | IntakeKind::Again(new) | IntakeKind::Resumed(new, _) = &mut kind
+                {
                     new.body = body;
                 }
                 Taken::Store { id, kind, answer, outcome }
@@ -265,7 +266,13 @@ impl Intake {
     }
 
     /// The refusal of a message that has ended, from the start of it that was kept.
-    pub fn refuse_ended(&mut self, start: &[u8], in_batch: bool, refusal: &Refusal, id: MessageId) -> Vec<u8> {
+    pub fn refuse_ended(
+        &mut self,
+        start: &[u8],
+        in_batch: bool,
+        refusal: &Refusal,
+        id: MessageId,
+    ) -> Vec<u8> {
         self.turn_second(clock::system_us());
         match charset::transcode_start(start, self.settings.channel.encoding) {
             Ok(readable) => {
@@ -284,7 +291,8 @@ impl Intake {
         let encoding = self.settings.channel.encoding;
         let read = |header: &'b Option<Vec<u8>>| charset::transcode_start(header.as_deref()?, encoding).ok();
         let (file, header) = (read(&batch.file_header), read(&batch.batch_header));
-        let (file_bytes, header_bytes) = (file.as_ref().map(Readable::bytes), header.as_ref().map(Readable::bytes));
+        let (file_bytes, header_bytes) =
+            (file.as_ref().map(Readable::bytes), header.as_ref().map(Readable::bytes));
         let time = &self.second.hl7_time;
         let body = hl7::batch::answer(file_bytes, header_bytes, &batch.answers, &id, time);
         match header.as_ref().or(file.as_ref()) {

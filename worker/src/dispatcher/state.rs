@@ -1,0 +1,466 @@
+//! The dispatcher's table of open messages, and which of them may go on.
+
+use super::{
+    Decision, JOB_BYTES_MAX, JOB_MESSAGES_MAX, NewEntry, PROBE_OFFER_US, PROBE_TICKETS, REASON_BYTES_MAX,
+    StepEnd, Task, TaskEnd, TaskReport, Wait,
+};
+use crate::order::{Lanes, Ticket};
+use crate::plan::{STEPS_MAX, StepSet};
+use config::Retry;
+use journal::{Location, MessageId};
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+use std::time::Duration;
+
+#[derive(Debug)]
+pub(super) struct State {
+    pub(super) entries: Vec<Option<Entry>>,
+    pub(super) free: Vec<Ticket>,
+    pub(super) open: usize,
+    pub(super) lanes: Lanes,
+    pub(super) ready: VecDeque<Ticket>,
+    /// Messages that must run alone after a worker's death, in order.
+    pub(super) suspects: VecDeque<Ticket>,
+    pub(super) suspect_runs: bool,
+    pub(super) timers: BinaryHeap<Reverse<(i64, Ticket)>>,
+    pub(super) breakers: Vec<Breaker>,
+    pub(super) running: usize,
+    pub(super) stopping: bool,
+    pub(super) spread: u64,
+}
+
+/// 88 bytes a message with one order key.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: MessageId,
+    pub(super) location: Location,
+    pub(super) received_us: i64,
+    pub(super) keys: Keys,
+    pub(super) pending: StepSet,
+    pub(super) waits: Box<[Wait]>,
+    pub(super) strikes: u8,
+    pub(super) state: EntryState,
+    pub(super) suspect: bool,
+    pub(super) withdrawn: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum Keys {
+    None,
+    One(u64),
+    Many(Box<[u64]>),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EntryState {
+    Idle,
+    Ready,
+    Running,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Breaker {
+    pub(super) open: Option<OpenBreaker>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct OpenBreaker {
+    pub(super) since_us: i64,
+    pub(super) attempt: u32,
+    pub(super) probe_at_us: i64,
+    pub(super) probing: bool,
+}
+
+impl State {
+    /// Nothing open, for a plan with so many steps.
+    pub(super) fn new(places: usize) -> State {
+        State {
+            entries: Vec::new(),
+            free: Vec::new(),
+            open: 0,
+            lanes: Lanes::default(),
+            ready: VecDeque::new(),
+            suspects: VecDeque::new(),
+            suspect_runs: false,
+            timers: BinaryHeap::new(),
+            breakers: vec![Breaker::default(); places],
+            running: 0,
+            stopping: false,
+            spread: 0x9e37_79b9_7f4a_7c15,
+        }
+    }
+
+    pub(super) fn add(&mut self, new: NewEntry) {
+        let entry = Entry {
+            id: new.id,
+            location: new.location,
+            received_us: new.received_us,
+            keys: match new.keys.as_slice() {
+                [] => Keys::None,
+                [one] => Keys::One(*one),
+                many => {
+                    let mut many = many.to_vec();
+                    many.sort_unstable();
+                    many.dedup();
+                    Keys::Many(many.into())
+                }
+            },
+            pending: new.steps,
+            waits: new.waits.into(),
+            strikes: new.strikes,
+            state: EntryState::Idle,
+            suspect: new.suspect,
+            withdrawn: false,
+        };
+        let ticket = match self.free.pop() {
+            Some(ticket) => ticket,
+            None => {
+                self.entries.push(None);
+                (self.entries.len() - 1) as Ticket
+            }
+        };
+        for key in entry.keys.slice() {
+            self.lanes.join(*key, ticket, entry.pending);
+        }
+        for wait in entry.waits.iter() {
+            self.timers.push(Reverse((wait.until_us, ticket)));
+        }
+        self.open += 1;
+        let suspect = entry.suspect;
+        self.entries[ticket as usize] = Some(entry);
+        if suspect {
+            self.suspects.push_back(ticket);
+        }
+        self.wake(ticket);
+    }
+
+    /// Those of an entry's steps that may be tried now.
+    pub(super) fn runnable(&self, ticket: Ticket, now_us: i64, give_up_us: i64) -> StepSet {
+        let Some(entry) = self.entries[ticket as usize].as_ref() else { return StepSet::EMPTY };
+        let mut steps = entry.pending;
+        for key in entry.keys.slice() {
+            steps = steps.and(self.lanes.allowed(*key, ticket));
+        }
+        steps.without(self.held_back(entry, now_us, give_up_us))
+    }
+
+    /// Steps that wait for their time or behind a breaker.
+    pub(super) fn held_back(&self, entry: &Entry, now_us: i64, give_up_us: i64) -> StepSet {
+        let mut held = StepSet::EMPTY;
+        for place in entry.pending.places() {
+            let holds = match &self.breakers[place].open {
+                Some(breaker) => {
+                    let since_us = breaker.since_us.max(entry.received_us);
+                    let overdue = since_us.saturating_add(give_up_us) <= now_us;
+                    !overdue && (breaker.probing || breaker.probe_at_us > now_us)
+                }
+                None => entry.wait_for(place).is_some_and(|wait| wait.until_us > now_us),
+            };
+            if holds {
+                held = held.with(StepSet::one(place));
+            }
+        }
+        held
+    }
+
+    pub(super) fn wake(&mut self, ticket: Ticket) {
+        if let Some(entry) = self.entries[ticket as usize].as_mut()
+            && entry.state == EntryState::Idle
+            && !entry.suspect
+        {
+            entry.state = EntryState::Ready;
+            self.ready.push_back(ticket);
+        }
+    }
+
+    /// Wakes what is due; returns when the next timer ends.
+    pub(super) fn fire_timers(&mut self, now_us: i64, give_up_us: i64) -> Option<i64> {
+        while let Some(Reverse((at_us, ticket))) = self.timers.peek().copied() {
+            if at_us > now_us {
+                return Some(at_us);
+            }
+            self.timers.pop();
+            match PROBE_TICKETS.checked_sub(ticket) {
+                Some(place) if (place as usize) < STEPS_MAX => self.probe(place as usize, now_us, give_up_us),
+                _ => self.wake(ticket),
+            }
+        }
+        None
+    }
+
+    /// The time of a breaker's probe has come: the message that waits longest makes it.
+    pub(super) fn probe(&mut self, place: usize, now_us: i64, give_up_us: i64) {
+        match &self.breakers[place].open {
+            Some(breaker) if !breaker.probing && breaker.probe_at_us <= now_us => {}
+            _ => return,
+        }
+        let candidates = (0..self.entries.len() as Ticket).filter(|ticket| {
+            let entry = self.entries[*ticket as usize].as_ref();
+            entry.is_some_and(|e| e.state == EntryState::Idle && e.pending.has(place))
+        });
+        let runnable = candidates.filter(|t| self.runnable(*t, now_us, give_up_us).has(place));
+        let oldest = runnable.min_by_key(|t| self.entries[*t as usize].as_ref().map(|e| e.received_us));
+        if let Some(ticket) = oldest {
+            self.wake(ticket);
+        }
+        // Should nobody make it, it is offered again.
+        self.timers.push(Reverse((now_us + PROBE_OFFER_US, probe_ticket(place))));
+    }
+
+    pub(super) fn take(&mut self, now_us: i64, share: usize, give_up_us: i64) -> Option<Vec<Task>> {
+        if self.suspect_runs {
+            return None;
+        }
+        while let Some(ticket) = self.suspects.pop_front() {
+            // Withdrawn since, and its ticket may be another's.
+            if self.entries[ticket as usize].as_ref().is_none_or(|e| !e.suspect) {
+                continue;
+            }
+            let steps = self.runnable(ticket, now_us, give_up_us);
+            if !steps.is_empty() {
+                self.suspect_runs = true;
+                return Some(vec![self.start(ticket, steps)]);
+            }
+            // Nothing to fear of it now; it comes back by its timer or its lane, alone no longer.
+            self.entries[ticket as usize].iter_mut().for_each(|e| e.suspect = false);
+            self.wake(ticket);
+        }
+        let mut job: Vec<Task> = Vec::new();
+        let mut bytes = 0;
+        let mut looks = self.ready.len();
+        while looks > 0 && job.len() < share && bytes < JOB_BYTES_MAX {
+            looks -= 1;
+            let Some(ticket) = self.ready.pop_front() else { break };
+            // It may have gone into a job already, behind the message before it in its lane.
+            if self.entries[ticket as usize].as_ref().is_none_or(|e| e.state != EntryState::Ready) {
+                continue;
+            }
+            let steps = self.runnable(ticket, now_us, give_up_us);
+            if steps.is_empty() {
+                // Woken again by its lane, its timer or its breaker.
+                self.entries[ticket as usize].iter_mut().for_each(|e| e.state = EntryState::Idle);
+                continue;
+            }
+            let mut next = Some((ticket, steps));
+            while let Some((ticket, steps)) = next {
+                let task = self.start(ticket, steps);
+                bytes += task.location.length as usize;
+                let room = job.len() + 1 < JOB_MESSAGES_MAX && bytes < JOB_BYTES_MAX;
+                next = if room { self.follower(&task, now_us, give_up_us) } else { None };
+                job.push(task);
+            }
+        }
+        (!job.is_empty()).then_some(job)
+    }
+
+    /// The message right behind a task in its lane may come into the same job when the task carries out all that is
+    /// before it: the job is worked in order, and a step that fails for the one is not tried for the other.
+    pub(super) fn follower(&self, task: &Task, now_us: i64, give_up_us: i64) -> Option<(Ticket, StepSet)> {
+        let key = task.key?;
+        if task.steps != task.pending || self.entries[task.ticket as usize].as_ref()?.keys.slice().len() != 1
+        {
+            return None;
+        }
+        let (ticket, pending) = self.lanes.behind(key, task.ticket)?;
+        let entry = self.entries[ticket as usize].as_ref()?;
+        let apart = entry.state == EntryState::Running || entry.suspect || entry.keys.slice().len() != 1;
+        if apart || !pending.without(task.pending).is_empty() {
+            return None;
+        }
+        let steps = pending.without(self.held_back(entry, now_us, give_up_us));
+        (steps == pending).then_some((ticket, steps))
+    }
+
+    pub(super) fn start(&mut self, ticket: Ticket, steps: StepSet) -> Task {
+        for place in steps.places() {
+            if let Some(breaker) = &mut self.breakers[place].open {
+                breaker.probing = true;
+            }
+        }
+        let entry = self.entries[ticket as usize].as_mut().expect("a ready ticket has its entry");
+        entry.state = EntryState::Running;
+        self.running += 1;
+        Task {
+            ticket,
+            id: entry.id,
+            location: entry.location,
+            received_us: entry.received_us,
+            steps,
+            pending: entry.pending,
+            key: entry.keys.slice().first().copied(),
+            attempts: entry.waits.iter().map(|w| w.attempt).max().unwrap_or(0),
+            strikes: entry.strikes,
+        }
+    }
+
+    pub(super) fn end_task(
+        &mut self,
+        (ticket, tried, end, decisions): TaskReport,
+        now_us: i64,
+        retry: &Retry,
+        gone: &mut Vec<Location>,
+    ) {
+        self.running -= 1;
+        let entry = self.entries[ticket as usize].as_mut().expect("a running task has its entry");
+        entry.state = EntryState::Idle;
+        if std::mem::take(&mut entry.suspect) {
+            self.suspect_runs = false;
+        }
+        let (ended, ends) = match &end {
+            TaskEnd::Gone => (entry.pending, &[][..]),
+            TaskEnd::Steps(ends) => (over(ends), ends.as_slice()),
+        };
+        self.turn_breakers(tried, ends, now_us, retry);
+        let entry = self.entries[ticket as usize].as_mut().expect("a running task has its entry");
+        entry.pending = entry.pending.without(ended);
+        let pending = entry.pending;
+        let mut waits = std::mem::take(&mut entry.waits).into_vec();
+        waits.retain(|w| pending.has(usize::from(w.place)));
+        for decision in decisions {
+            let Decision::Waits(wait) = decision else { continue };
+            self.timers.push(Reverse((wait.until_us, ticket)));
+            waits.retain(|w| w.place != wait.place);
+            waits.push(wait);
+        }
+        entry.waits = waits.into();
+        self.leave_lanes(ticket, ended);
+        if pending.is_empty() {
+            gone.extend(self.remove(ticket));
+        } else {
+            self.wake(ticket);
+        }
+    }
+
+    /// Steps are over for a message: whoever stood behind it for them may go on.
+    pub(super) fn leave_lanes(&mut self, ticket: Ticket, ended: StepSet) {
+        let mut woken = Vec::new();
+        for key in self.entries[ticket as usize].iter().flat_map(|e| e.keys.slice()) {
+            self.lanes.end(*key, ticket, ended, &mut woken);
+        }
+        for next in woken {
+            self.wake(next);
+        }
+    }
+
+    pub(super) fn remove(&mut self, ticket: Ticket) -> Option<Location> {
+        let pending = self.entries[ticket as usize].as_ref()?.pending;
+        self.leave_lanes(ticket, pending);
+        let entry = self.entries[ticket as usize].take()?;
+        self.free.push(ticket);
+        self.open -= 1;
+        Some(entry.location)
+    }
+
+    /// A step that reached its target closes the breaker and lets everybody in; one whose target is down opens it or
+    /// puts the next probe off.
+    pub(super) fn turn_breakers(
+        &mut self,
+        tried: StepSet,
+        ends: &[(u8, StepEnd)],
+        now_us: i64,
+        retry: &Retry,
+    ) {
+        for place in tried.places() {
+            let end = ends.iter().find(|(p, _)| usize::from(*p) == place).map(|(_, end)| end);
+            match end {
+                Some(StepEnd::Again { target_down: true, .. }) => {
+                    let open = self.breakers[place].open.take();
+                    let attempt = open.as_ref().map_or(0, |b| b.attempt) + 1;
+                    let since_us = open.map_or(now_us, |b| b.since_us);
+                    self.spread = next_spread(self.spread);
+                    let probe_at_us = now_us + crate::retry::wait_us(retry, attempt, self.spread >> 40);
+                    self.breakers[place].open =
+                        Some(OpenBreaker { since_us, attempt, probe_at_us, probing: false });
+                    self.timers.push(Reverse((probe_at_us, probe_ticket(place))));
+                }
+                Some(StepEnd::Over | StepEnd::Again { .. }) => {
+                    if self.breakers[place].open.take().is_some() {
+                        self.wake_all_for(place);
+                    }
+                }
+                // The probe told nothing of the target: another message makes it.
+                Some(StepEnd::NotTried) | None => {
+                    if let Some(breaker) = &mut self.breakers[place].open {
+                        breaker.probing = false;
+                        self.timers.push(Reverse((breaker.probe_at_us, probe_ticket(place))));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The target is back: everybody with that step before them, however long their own wait was.
+    pub(super) fn wake_all_for(&mut self, place: usize) {
+        for ticket in 0..self.entries.len() as Ticket {
+            let Some(entry) = &mut self.entries[ticket as usize] else { continue };
+            if entry.pending.has(place) {
+                if let Some(wait) = entry.waits.iter_mut().find(|w| w.is_at(place)) {
+                    wait.until_us = 0;
+                }
+                self.wake(ticket);
+            }
+        }
+    }
+}
+
+impl Wait {
+    pub(super) fn is_at(&self, place: usize) -> bool {
+        usize::from(self.place) == place
+    }
+}
+
+impl Entry {
+    pub(super) fn wait_for(&self, place: usize) -> Option<&Wait> {
+        self.waits.iter().find(|w| w.is_at(place))
+    }
+}
+
+impl Keys {
+    pub(super) fn slice(&self) -> &[u64] {
+        match self {
+            Keys::None => &[],
+            Keys::One(key) => std::slice::from_ref(key),
+            Keys::Many(keys) => keys,
+        }
+    }
+}
+
+pub(super) fn next_spread(spread: u64) -> u64 {
+    spread.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1)
+}
+
+/// A breaker's probe stands among the timers under a ticket that no message has.
+pub(super) fn probe_ticket(place: usize) -> Ticket {
+    PROBE_TICKETS - place as Ticket
+}
+
+pub(super) fn over(ends: &[(u8, StepEnd)]) -> StepSet {
+    ends.iter()
+        .filter(|(_, end)| matches!(end, StepEnd::Over))
+        .fold(StepSet::EMPTY, |set, (place, _)| set.with(StepSet::one(usize::from(*place))))
+}
+
+pub(super) fn copy_of(e: &Entry) -> NewEntry {
+    NewEntry {
+        id: e.id,
+        location: e.location,
+        received_us: e.received_us,
+        keys: e.keys.slice().to_vec(),
+        steps: e.pending,
+        strikes: e.strikes,
+        suspect: e.suspect,
+        waits: e.waits.to_vec(),
+    }
+}
+
+pub(super) fn cut(reason: &str) -> Box<str> {
+    let mut end = reason.len().min(REASON_BYTES_MAX);
+    while !reason.is_char_boundary(end) {
+        end -= 1;
+    }
+    reason[..end].into()
+}
+
+pub(super) fn micros(d: Duration) -> i64 {
+    i64::try_from(d.as_micros()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,219 @@
+use super::state::over;
+use super::*;
+use std::collections::HashMap;
+
+const PLACES: u8 = 3;
+
+fn dispatcher() -> Dispatcher {
+    let retry = Retry {
+        first: Duration::from_secs(1),
+        longest: Duration::from_secs(60),
+        give_up: Duration::from_secs(3600),
+    };
+    Dispatcher::with_places(usize::from(PLACES), retry, 2)
+}
+
+fn entry(n: u64, keys: &[u64], steps: StepSet) -> NewEntry {
+    NewEntry {
+        id: MessageId::new(n, 0),
+        location: Location { segment: 1, offset: n as u32, length: 100 },
+        received_us: n as i64,
+        keys: keys.to_vec(),
+        steps,
+        strikes: 0,
+        suspect: false,
+        waits: Vec::new(),
+    }
+}
+
+fn all() -> StepSet {
+    (0..usize::from(PLACES)).fold(StepSet::EMPTY, |s, p| s.with(StepSet::one(p)))
+}
+
+fn try_next(d: &Dispatcher, now_us: i64) -> Option<Vec<Task>> {
+    let mut state = d.lock();
+    let give_up_us = micros(d.retry.give_up);
+    state.fire_timers(now_us, give_up_us);
+    let share = (state.ready.len() / d.threads).clamp(1, JOB_MESSAGES_MAX);
+    state.take(now_us, share, give_up_us)
+}
+
+fn report(d: &Dispatcher, task: &Task, ends: Vec<(u8, StepEnd)>, now_us: i64) -> Vec<Location> {
+    let decisions = d.decide(task, &ends, now_us);
+    d.report(vec![(task.ticket, task.steps, TaskEnd::Steps(ends), decisions)], now_us)
+}
+
+fn down() -> StepEnd {
+    StepEnd::Again { reason: "down".into(), target_down: true, wanted_us: None }
+}
+
+#[test]
+fn while_a_target_is_down_one_message_probes_it_and_the_other_steps_go_on() {
+    let d = dispatcher();
+    d.add((1..=3).map(|n| entry(n, &[n], all())));
+    let mut now_us = 0;
+    let first = try_next(&d, now_us).unwrap();
+    assert_eq!(first.len(), 1);
+    let ends = vec![(0, StepEnd::Over), (1, down()), (2, StepEnd::Over)];
+    report(&d, &first[0], ends, now_us);
+    for _ in 0..2 {
+        let job = try_next(&d, now_us).unwrap();
+        assert!(!job[0].steps.has(1), "the dead target is not tried by others");
+        let ends = job[0].steps.places().map(|p| (p as u8, StepEnd::Over)).collect();
+        report(&d, &job[0], ends, now_us);
+    }
+    assert!(try_next(&d, now_us).is_none());
+    now_us += 1_000_000;
+    let probe = try_next(&d, now_us).unwrap();
+    assert_eq!((probe.len(), probe[0].id), (1, MessageId::new(1, 0)));
+    assert!(try_next(&d, now_us).is_none(), "one probe at a time");
+    report(&d, &probe[0], vec![(1, StepEnd::Over)], now_us);
+    assert_eq!(d.open(), 2);
+    let mut gone = 0;
+    while let Some(job) = try_next(&d, now_us) {
+        for task in job {
+            gone += report(&d, &task, vec![(1, StepEnd::Over)], now_us).len();
+        }
+    }
+    assert_eq!((gone, d.open()), (2, 0));
+}
+
+#[test]
+fn a_probe_that_told_nothing_of_the_target_is_made_again() {
+    let d = dispatcher();
+    d.add([entry(1, &[1], StepSet::one(1)), entry(2, &[2], StepSet::one(1))]);
+    let job = try_next(&d, 0).unwrap();
+    report(&d, &job[0], vec![(1, down())], 0);
+    let probe = try_next(&d, 1_000_000).unwrap();
+    // The message failed for a reason of its own before it reached the target.
+    d.report(vec![(probe[0].ticket, probe[0].steps, TaskEnd::Gone, Vec::new())], 1_000_000);
+    let probe = try_next(&d, 1_000_000).expect("the next message probes");
+    report(&d, &probe[0], vec![(1, StepEnd::Over)], 1_000_000);
+    assert_eq!(d.open(), 0);
+}
+
+#[test]
+fn suspects_run_alone_before_everybody_else() {
+    let d = dispatcher();
+    let suspect = |n| NewEntry { suspect: true, strikes: 2, ..entry(n, &[n], all()) };
+    d.add([suspect(1), suspect(2), entry(3, &[3], all())]);
+    for n in 1..=2 {
+        let job = try_next(&d, 0).unwrap();
+        assert_eq!(job.iter().map(|t| t.id).collect::<Vec<_>>(), [MessageId::new(n, 0)]);
+        assert!(try_next(&d, 0).is_none(), "nothing runs beside a suspect");
+        report(&d, &job[0], job[0].steps.places().map(|p| (p as u8, StepEnd::Over)).collect(), 0);
+    }
+    assert_eq!(try_next(&d, 0).unwrap()[0].id, MessageId::new(3, 0));
+}
+
+#[test]
+fn messages_of_one_patient_share_a_job_in_their_order() {
+    let d = dispatcher();
+    d.add((1..=5).map(|n| entry(n, &[7], all())));
+    let job = try_next(&d, 0).unwrap();
+    let ids: Vec<MessageId> = job.iter().map(|t| t.id).collect();
+    assert_eq!(ids, (1..=5).map(|n| MessageId::new(n, 0)).collect::<Vec<_>>());
+    assert!(try_next(&d, 0).is_none());
+}
+
+#[test]
+fn a_message_that_waited_behind_a_dead_target_for_too_long_gives_up_with_its_next_attempt() {
+    let d = dispatcher();
+    d.add([entry(1, &[1], StepSet::one(1)), entry(2, &[2], StepSet::one(1))]);
+    let mut now_us = 0;
+    let mut gave_up = 0;
+    for _ in 0..500 {
+        while let Some(job) = try_next(&d, now_us) {
+            for task in job {
+                let ends = vec![(1, down())];
+                let decisions = d.decide(&task, &ends, now_us);
+                let over = decisions.iter().any(|d| matches!(d, Decision::GaveUp { .. }));
+                gave_up += usize::from(over);
+                let end = if over { TaskEnd::Gone } else { TaskEnd::Steps(ends) };
+                d.report(vec![(task.ticket, task.steps, end, decisions)], now_us);
+            }
+        }
+        now_us += 60_000_000;
+    }
+    assert_eq!((gave_up, d.open()), (2, 0));
+}
+
+/// Random messages, keys, outcomes and times: order per key and step, nothing lost, nothing twice.
+#[test]
+fn random_days_keep_the_order_and_lose_nothing() {
+    for seed in 0..300_u64 {
+        random_day(seed);
+    }
+}
+
+fn random_day(seed: u64) {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut random = move |n: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % n
+    };
+    let d = dispatcher();
+    let mut now_us = 1_000;
+    let mut added = 0_u64;
+    let mut lines: HashMap<(u64, usize), Vec<MessageId>> = HashMap::new();
+    let mut running: Vec<Vec<Task>> = Vec::new();
+    let mut keys_of: HashMap<MessageId, Vec<u64>> = HashMap::new();
+    let mut gone = 0;
+    let total = 60;
+    for turn in 0.. {
+        assert!(turn < 100_000, "seed {seed}: {} messages never end", d.open());
+        if added < total && random(3) == 0 {
+            added += 1;
+            let mut keys: Vec<u64> = (0..=random(8) / 7).map(|_| random(5)).collect();
+            keys.sort_unstable();
+            keys.dedup();
+            let mut steps = StepSet::EMPTY;
+            while steps.is_empty() {
+                steps = (0..3).filter(|_| random(2) == 0).fold(steps, |s, p| s.with(StepSet::one(p)));
+            }
+            let new = entry(added, &keys, steps);
+            for (key, place) in keys.iter().flat_map(|k| steps.places().map(move |p| (*k, p))) {
+                lines.entry((key, place)).or_default().push(new.id);
+            }
+            keys_of.insert(new.id, keys);
+            d.add([new]);
+        }
+        if let Some(job) = try_next(&d, now_us) {
+            running.push(job);
+        }
+        if !running.is_empty() && random(2) == 0 {
+            let job = running.swap_remove(random(running.len() as u64) as usize);
+            let mut held: Vec<(Option<u64>, StepSet)> = Vec::new();
+            for task in &job {
+                let behind = held.iter().filter(|(k, _)| *k == task.key);
+                let behind = behind.fold(StepSet::EMPTY, |s, (_, t)| s.with(*t));
+                let mut ends = Vec::new();
+                for place in task.steps.places() {
+                    let end = match random(6) {
+                        _ if behind.has(place) => StepEnd::NotTried,
+                        0 => down(),
+                        1 => StepEnd::Again { reason: "x".into(), target_down: false, wanted_us: None },
+                        _ => StepEnd::Over,
+                    };
+                    if end == StepEnd::Over {
+                        for key in &keys_of[&task.id] {
+                            let line = lines.get_mut(&(*key, place)).unwrap();
+                            assert_eq!(line[0], task.id, "seed {seed}: out of order in step {place}");
+                            line.remove(0);
+                        }
+                    }
+                    ends.push((place as u8, end));
+                }
+                held.push((task.key, task.pending.without(over(&ends))));
+                gone += report(&d, task, ends, now_us).len();
+            }
+        }
+        now_us += random(400_000) as i64;
+        if added == total && d.open() == 0 {
+            break;
+        }
+    }
+    assert_eq!(gone, total as usize);
+    assert!(lines.values().all(Vec::is_empty));
+    assert_eq!(d.running(), 0);
+}

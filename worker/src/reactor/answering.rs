@@ -1,0 +1,188 @@
+//! The reactor's answering side: what is flushed or has ended is told to the peers.
+
+use super::{LINGER_MS, REPORT_MS, Turn};
+use crate::committer::{Append, Origin, Outcomes, Returned};
+use crate::dispatcher::Withdrawal;
+use crate::inbox::{Ending, News};
+use crate::intake::Intake;
+use crate::session::State;
+use crossbeam_channel::TrySendError;
+use hl7::ack::Refusal;
+use journal::MessageId;
+use link::Report;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+impl Turn<'_> {
+    /// Gives what this turn gathered to the committer.
+    pub(super) fn hand_over(&mut self) {
+        if !self.batch.is_empty() {
+            self.outgoing.push_back(Append::Intake(std::mem::take(&mut self.batch)));
+        }
+        while let Some(append) = self.outgoing.pop_front() {
+            match self.r.committer.try_send(append) {
+                Ok(()) => {}
+                Err(TrySendError::Full(append)) => return self.outgoing.push_front(append),
+                Err(TrySendError::Disconnected(_)) => unreachable!("the committer outlives the reactor"),
+            }
+        }
+    }
+
+    pub(super) fn news(&mut self, now_ms: u64) {
+        for news in self.r.inbox.take() {
+            match news {
+                News::Committed(origins) => {
+                    let now_us = self.r.clock.now_us();
+                    let wait = |o: &Origin| Duration::from_micros((now_us - o.complete_us).max(0) as u64);
+                    self.r.counters.acknowledged(origins.iter().map(wait));
+                    self.flushed(&origins);
+                    let told = origins.iter().filter(|o| !self.awaiting.contains(o.id)).copied().collect();
+                    self.tell_all(told, |_, _| None);
+                }
+                News::NotStored(origins) => {
+                    self.r.intake.forget(&origins.iter().map(|o| o.id).collect());
+                    self.flushed(&origins);
+                    origins.iter().for_each(|o| drop(self.awaiting.end(o.id)));
+                    self.withhold(&origins);
+                    self.close_for_room("the journal could not be written");
+                    self.next_report_ms = now_ms + REPORT_MS;
+                }
+                News::Ended(messages) => messages.into_iter().for_each(|(id, how)| self.ended(id, how)),
+                News::Discarded(ids) => self.r.intake.discarded(ids),
+                News::Answer(id, answer) => self.tell(&Report::Answer { id, answer }),
+            }
+        }
+    }
+
+    /// These are not on their way to the disk any more.
+    pub(super) fn flushed(&mut self, origins: &[Origin]) {
+        self.unflushed -= origins.len();
+        self.unflushed_bytes -= origins.iter().map(|o| o.bytes).sum::<usize>();
+    }
+
+    /// Answers these messages as prepared, or with what `other` gives, and writes what may be written then.
+    pub(super) fn tell_all(
+        &mut self,
+        origins: Vec<Origin>,
+        mut other: impl FnMut(&mut Intake, &Origin) -> Option<Vec<u8>>,
+    ) {
+        let mut touched: Vec<usize> = Vec::new();
+        for origin in &origins {
+            let other = other(&mut self.r.intake, origin);
+            let key = (origin.session, origin.generation, origin.answer);
+            let answer = match origin.part {
+                None => other,
+                Some(part) => match self.batches.fill(key, part, other) {
+                    Some(batch) => Some(self.r.intake.batch_answer(&batch)),
+                    None => continue,
+                },
+            };
+            let Some(connection) = self.connections.get_same(origin.session, origin.generation) else {
+                continue;
+            };
+            match answer {
+                Some(answer) => connection.session.replace(origin.answer, &answer),
+                None => connection.session.release(origin.answer),
+            }
+            if touched.last() != Some(&origin.session) {
+                touched.push(origin.session);
+            }
+        }
+        touched.into_iter().for_each(|at| self.write(at));
+    }
+
+    /// These messages could not be stored.
+    pub(super) fn withhold(&mut self, origins: &[Origin]) {
+        for origin in origins {
+            self.batches.forget((origin.session, origin.generation, origin.answer));
+            if let Some(connection) = self.connections.get_same(origin.session, origin.generation) {
+                connection.session.withhold(origin.answer);
+            }
+        }
+        for origin in origins {
+            self.write(origin.session);
+        }
+    }
+
+    /// `ack: processed`: a message has ended, and everybody who brought it is told.
+    pub(super) fn ended(&mut self, id: MessageId, how: Ending) {
+        let Some(waiters) = self.awaiting.end(id) else { return };
+        let start = waiters.start;
+        self.tell_all(waiters.origins, |intake, origin| match how {
+            Ending::Done => None,
+            Ending::Returned(refusal) => {
+                Some(intake.refuse_ended(&start, origin.part.is_some(), refusal, id))
+            }
+        });
+    }
+
+    /// `ack: processed`: these senders have waited for as long as they may; their messages are theirs again.
+    pub(super) fn give_back_late(&mut self, now_ms: u64) {
+        for id in self.awaiting.due(now_ms) {
+            match self.r.dispatcher.withdraw(id) {
+                Withdrawal::Out { location, pending } => {
+                    log::warn!(
+                        "id={id} outcome=returned: not done within answer_timeout; its sender keeps it"
+                    );
+                    let refusal = &Refusal::INTERNAL;
+                    let returned = vec![Returned { id, location, pending, refusal }];
+                    let outcomes = Outcomes { returned, gone: vec![location], ..Outcomes::default() };
+                    self.outgoing.push_back(Append::Outcomes(outcomes));
+                }
+                // Its last attempt tells how it ends; news of one that has ended is on its way.
+                Withdrawal::Running | Withdrawal::Gone => {}
+            }
+        }
+    }
+
+    /// Writes what may be written; closes what has come to its end.
+    pub(super) fn write(&mut self, at: usize) {
+        let now_ms = self.r.clock.now_ms();
+        let idle_timeout_ms = self.idle_timeout_ms();
+        let Some(connection) = self.connections.get(at) else { return };
+        loop {
+            let output = connection.session.output();
+            if output.is_empty() {
+                break;
+            }
+            let all = output.len();
+            match connection.transport.write(output) {
+                Ok(n) => {
+                    connection.session.wrote(n, now_ms);
+                    if n < all {
+                        break;
+                    }
+                }
+                Err(e) => {
+                    log::debug!("{} broke off: {e}", connection.peer);
+                    connection.ended = true;
+                    connection.session.close();
+                    break;
+                }
+            }
+        }
+        connection.deadline_ms = connection.session.deadline_ms(idle_timeout_ms);
+        if connection.session.state() != State::Closed || connection.lingers_until_ms.is_some() {
+            return;
+        }
+        if connection.ended {
+            self.close(at);
+        } else {
+            connection.transport.end_writing();
+            connection.lingers_until_ms = Some(now_ms + LINGER_MS);
+            if !connection.readable {
+                connection.readable = true;
+                self.readable.push(at);
+            }
+        }
+    }
+
+    pub(super) fn close(&mut self, at: usize) {
+        if let Some(mut connection) = self.connections.remove(at) {
+            self.batches.forget_session(at, connection.generation);
+            // Dropping the socket takes it out of the event queue as well.
+            let _ = self.r.poll.registry().deregister(connection.transport.source());
+        }
+        self.r.counters.connections.store(self.connections.len() as u64, Relaxed);
+    }
+}
