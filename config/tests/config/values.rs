@@ -342,7 +342,7 @@ resend: {server: s, port: 1}
         ]
     );
     assert!(missing[5].problem.to_string().ends_with(
-        ":11:6: channels[1].tls: not built yet: MLLP over TLS; take it out or wait for a later version"
+        ":11:8: channels[1].tls: not built yet: MLLP over TLS; take it out or wait for a later version"
     ));
     assert!(missing.iter().all(|m| m.problem.line > 0));
 }
@@ -375,8 +375,6 @@ attachment_field: OBX.*.5
 archive_first: true
 local_archive: {path: /a, attachment: /b}
 drop_folders: {a: {path: /c}}
-encoding: latin-1
-ack: received
 metadata_pages: all
 solr_segments: [PID]
 ";
