@@ -111,6 +111,8 @@ pub struct Outcomes {
     pub waits: Vec<(MessageId, Wait)>,
     /// Messages that failed, with the step; their files are in the failed folder.
     pub failed: Vec<(MessageId, String)>,
+    /// Segments with a record that cannot be read back.
+    pub damaged: Vec<u32>,
     /// `ack: processed`: messages whose senders keep them.
     pub returned: Vec<Returned>,
     /// Messages with the strikes they have now.
@@ -284,7 +286,6 @@ impl Committer {
             IntakeKind::New(message) => self.append_new(message, batch)?,
             IntakeKind::Again(message) => {
                 self.append_new(message, batch)?;
-                self.journal.append(&Record::Retried { id: message.id })?;
                 batch.unfail.push(message.id);
             }
             IntakeKind::Resumed(message, steps_done) => {
@@ -340,6 +341,9 @@ impl Committer {
         }
         for (id, count) in &outcomes.strikes {
             self.journal.append(&Record::Strike { id: *id, count: *count })?;
+        }
+        for segment in &outcomes.damaged {
+            self.journal.put_aside(*segment);
         }
         for (id, step) in &outcomes.failed {
             self.journal.append(&Record::Failed { id: *id, step })?;
@@ -432,6 +436,7 @@ impl Committer {
             flags: message.flags,
             body,
         }))?;
+        self.journal.append(&Record::Retried { id })?;
         let mut steps = self.plan.steps_of(flags::workflow(message.flags));
         for step in &message.steps_done {
             self.journal.append(&Record::StepDone { id, step })?;
@@ -439,7 +444,6 @@ impl Committer {
                 steps = steps.without(StepSet::one(place));
             }
         }
-        self.journal.append(&Record::Retried { id })?;
         if steps.is_empty() {
             self.journal.append(&Record::Done { ids: &[id] })?;
         }
@@ -515,8 +519,15 @@ impl Committer {
 
     /// Segments with nothing open in them go; the last open messages of a nearly empty one are moved forward.
     fn tidy(&mut self) {
-        if let Err(error) = self.journal.retire().and_then(|_| self.move_forward()) {
-            self.end_on(&error, "could not tidy up the journal");
+        let tidied = self.journal.retire().and_then(|_| self.move_forward());
+        self.unless_full(tidied);
+    }
+
+    /// Tidying up may wait for room; any other fault is the journal's end.
+    fn unless_full<T>(&self, tidied: Result<T, JournalError>) {
+        match tidied {
+            Ok(_) | Err(JournalError::Full(_)) => {}
+            Err(error) => self.end_on(&error, "could not tidy up the journal"),
         }
     }
 
@@ -542,11 +553,11 @@ impl Committer {
             };
             let workflow = flags::workflow(flags);
             let to = self.journal.append_moved(entry.location)?;
-            for place in self.plan.steps_of(workflow).without(entry.steps).places() {
-                self.journal.append(&Record::StepDone { id: entry.id, step: self.plan.name(place) })?;
-            }
             if entry.keys.is_empty() {
                 self.journal.append(&Record::Retried { id: entry.id })?;
+            }
+            for place in self.plan.steps_of(workflow).without(entry.steps).places() {
+                self.journal.append(&Record::StepDone { id: entry.id, step: self.plan.name(place) })?;
             }
             for wait in &entry.waits {
                 self.append_wait(entry.id, wait)?;
@@ -595,10 +606,8 @@ impl Committer {
 
     /// An idle channel gives back what it does not need of the disk.
     fn settle(&mut self) {
-        match self.journal.settle(IDLE_BYTES_MAX) {
-            Ok(_) | Err(JournalError::Full(_)) => {}
-            Err(error) => self.end_on(&error, "could not tidy up the journal"),
-        }
+        let settled = self.journal.settle(IDLE_BYTES_MAX);
+        self.unless_full(settled);
     }
 
     fn end_on(&self, error: &JournalError, what: &str) -> ! {

@@ -22,7 +22,6 @@ use hl7::ack::Refusal;
 use hl7::message::Message;
 use journal::{JournalError, OwnedReceived, Reader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,8 +40,6 @@ pub struct Delivery {
     pub reader: Reader,
     /// Where outcomes are recorded.
     pub committer: Sender<Append>,
-    /// Where the journal is.
-    pub journal_path: PathBuf,
     /// Messages that need a person.
     pub failed: Arc<FailedFolder>,
     /// What is counted.
@@ -66,6 +63,8 @@ struct Worked {
     received: Option<OwnedReceived>,
     steps: Vec<(usize, Progress)>,
     failure: Option<(String, String)>,
+    /// Its record in the journal is damaged.
+    damaged: bool,
 }
 
 /// The step that failed for good, why, and the attempts made of it.
@@ -160,6 +159,7 @@ impl Delivery {
             received: None,
             steps: Vec::new(),
             failure: None,
+            damaged: false,
             task,
         };
         match self.reader.read(worked.task.location) {
@@ -169,12 +169,16 @@ impl Delivery {
                 return worked;
             }
             Err(error) => {
-                match self.set_aside(&error) {
-                    Ok(()) => {
-                        let reason = format!("cannot be read back: {error}");
-                        worked.failure = Some(("journal".to_owned(), reason));
+                match error {
+                    // Gone for good; its segment is kept aside for whoever may still read something in it.
+                    JournalError::Corrupt { .. } => {
+                        worked.damaged = true;
+                        worked.failure =
+                            Some(("journal".to_owned(), format!("cannot be read back: {error}")));
                     }
-                    Err(reason) => worked.steps = put_off(worked.task.steps, &reason),
+                    _ => {
+                        worked.steps = put_off(worked.task.steps, &format!("could not be read back: {error}"))
+                    }
                 }
                 return worked;
             }
@@ -196,25 +200,6 @@ impl Delivery {
             received.body = Vec::new();
         }
         worked
-    }
-
-    /// A record that is damaged is gone for good: its segment is kept aside for whoever may still read something in it.
-    /// Any other fault of the disk may pass.
-    fn set_aside(&self, error: &JournalError) -> Result<(), String> {
-        let JournalError::Corrupt { file, .. } = error else {
-            return Err(format!("could not be read back: {error}"));
-        };
-        let name = Path::new(file).file_name().unwrap_or_default();
-        let aside = self.journal_path.join(name).with_extension("damaged");
-        if aside.exists() {
-            return Ok(());
-        }
-        match std::fs::copy(self.journal_path.join(name), &aside) {
-            Ok(_) => Ok(()),
-            Err(e) => {
-                Err(format!("{error}; could not keep the file as {aside:?}: {}", crate::files::plain(&e)))
-            }
-        }
     }
 
     fn steps(&self, worked: &mut Worked, held: &Held, batch: &mut FileBatch<'_>) {
@@ -307,6 +292,9 @@ impl Delivery {
         for worked in worked {
             let (ends, failure) = self.ends_of(&worked, placed, &held);
             let decisions = self.dispatcher.decide(&worked.task, &ends, now_us);
+            if worked.damaged {
+                outcomes.damaged.push(worked.task.location.segment);
+            }
             let over = over(&ends);
             let left = worked.task.pending.without(over);
             let failure =

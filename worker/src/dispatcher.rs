@@ -250,7 +250,7 @@ impl Dispatcher {
         for (place, end) in ends {
             let StepEnd::Again { reason, wanted_us, target_down } = end else { continue };
             let entry = state.entries[task.ticket as usize].as_ref().expect("a running task has its entry");
-            let earlier = entry.waits.iter().find(|w| w.place == *place);
+            let earlier = entry.waits().iter().find(|w| w.place == *place);
             let attempt = earlier.map_or(0, |w| w.attempt) + 1;
             // A message that waited behind an open breaker has been waiting since then, tried or not.
             let breaker = target_down.then(|| state.breakers[usize::from(*place)].open.as_ref()).flatten();
@@ -337,7 +337,7 @@ impl Dispatcher {
         let total = rows.len();
         rows.sort_by_key(|e| (e.received_us, e.id));
         let row = |e: &&Entry| {
-            let wait = e.waits.iter().min_by_key(|w| w.until_us).cloned();
+            let wait = e.waits().iter().min_by_key(|w| w.until_us).cloned();
             WaitingRow {
                 id: e.id,
                 location: e.location,

@@ -17,6 +17,10 @@ pub struct Lanes {
     lanes: HashMap<u64, Lane>,
 }
 
+/// What a lane of one message costs, its key included.
+#[cfg(test)]
+pub const LANE_BYTES: usize = size_of::<(u64, Lane)>();
+
 /// Most lanes hold one message: that costs no allocation.
 #[derive(Debug)]
 enum Lane {

@@ -201,7 +201,6 @@ impl Worker {
                 plan: Arc::clone(&plan),
                 dispatcher: Arc::clone(&dispatcher),
                 reader: reader.clone(),
-                journal_path: paths.journal.clone(),
                 committer: appends.clone(),
                 failed: Arc::clone(&failed),
                 counters: Arc::clone(&counters),

@@ -119,7 +119,8 @@ struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn new(body: &'a [u8]) -> Parts<'a> {
-        Parts { body, at: 0, has_cr: memchr(b'\r', body).is_some(), separator: b'|' }
+        let at = body.len() - segments::skip_junk(body).len();
+        Parts { body, at, has_cr: memchr(b'\r', body).is_some(), separator: b'|' }
     }
 
     /// Where the segment that begins at `at` ends, its CR or LF included.
@@ -127,11 +128,19 @@ impl<'a> Parts<'a> {
         let mut from = at;
         while let Some(found) = memchr2(b'\r', b'\n', &self.body[from..]) {
             let end = from + found + 1;
-            if self.body[end - 1] == b'\r' || !self.has_cr || self.begins_segment(end) {
-                let run = self.body[end..].iter().take_while(|&&b| b == b'\r' || b == b'\n').count();
-                return end + run;
+            let run = |byte: fn(&u8) -> bool| self.body[end..].iter().take_while(|b| byte(b)).count();
+            if self.body[end - 1] == b'\r' || !self.has_cr {
+                return end + run(|b| matches!(b, b'\r' | b'\n'));
             }
-            from = end;
+            // A lone LF beside CRs ends a segment where another begins, and where a message does in any delimiters: half
+            // of two merged messages must not pass for one.
+            let end = end + run(|b| *b == b'\n');
+            let (kind, name_at) = self.kind(end);
+            let message = matches!(kind, Kind::Message | Kind::FileHeader | Kind::BatchHeader);
+            if message || self.begins_segment(end) || self.body.get(end) == Some(&b'\r') {
+                return end;
+            }
+            from = name_at;
         }
         self.body.len()
     }
@@ -143,7 +152,7 @@ impl<'a> Parts<'a> {
 
     /// What the segment at `at` is, and where its name stands.
     fn kind(&self, at: usize) -> (Kind, usize) {
-        let segment = segments::skip_junk(&self.body[at..]);
+        let segment = skip_blanks(&self.body[at..]);
         let name_at = self.body.len() - segment.len();
         let separated = segment.get(3).is_some_and(|&b| is_separator(b));
         let ended = segment.get(3).is_none_or(|&b| b == b'\r' || b == b'\n');
@@ -156,6 +165,15 @@ impl<'a> Parts<'a> {
         };
         (kind, name_at)
     }
+}
+
+/// What may stand before an MSH on its line. Line ends are left: each is passed once, however many there are.
+fn skip_blanks(line: &[u8]) -> &[u8] {
+    let mut rest = line;
+    while let [b' ', tail @ ..] | [0xEF, 0xBB, 0xBF, tail @ ..] = rest {
+        rest = tail;
+    }
+    rest
 }
 
 impl Iterator for Parts<'_> {
@@ -322,12 +340,16 @@ mod tests {
     fn message_behind_a_lone_line_feed_is_another() {
         let body = format!("{MSH}PID|1\n{MSH}");
         assert_eq!(parts(&body), [format!("{MSH}PID|1\n"), MSH.to_owned()]);
+        let body = format!("{MSH}PID|1\n MSH#^~\\&#A\r");
+        assert_eq!(parts(&body), [format!("{MSH}PID|1\n"), "MSH#^~\\&#A\r".to_owned()]);
     }
 
     #[test]
     fn what_belongs_to_no_message_is_left_out() {
         let body = format!("BHS|^~\\&\rNTE|x\r{MSH}BTS|1\rNTE|y\rFTS|1\r");
         assert_eq!(parts(&body), ["BHS|^~\\&\r", MSH]);
+        let body = format!("BHS|^~\\&\r{MSH}NTE|x\n \rBTS|1\rNTE|y");
+        assert_eq!(parts(&body), ["BHS|^~\\&\r", &format!("{MSH}NTE|x\n \r")]);
     }
 
     #[test]
@@ -335,6 +357,16 @@ mod tests {
         let body = MSH.repeat(MESSAGES_MAX);
         assert_eq!(parts(&body).len(), MESSAGES_MAX);
         assert_eq!(parts(&format!("BHS|^~\\&\r{body}{MSH}")), ["too many", MSH]);
+    }
+
+    #[test]
+    fn blank_lines_of_any_length_cost_linear_time() {
+        for filler in ["\r ", "\n ", "\n", "\r\u{FEFF}", "\n \r", "\nMSH", "\rBTS"] {
+            let body = format!("{MSH}PID|1\r{}\r{MSH}", filler.repeat(300_000));
+            let begun = std::time::Instant::now();
+            assert!(matches!(split(body.as_bytes()), Batch::Several(_)), "{filler:?}");
+            assert!(begun.elapsed().as_secs() < 5, "{filler:?}: {:?}", begun.elapsed());
+        }
     }
 
     #[test]

@@ -267,6 +267,10 @@ fn without_room_a_batch_is_taken_back_and_the_next_one_is_kept() {
     }
     assert!(matches!(journal.flush(), Err(JournalError::Full(_))));
     assert_eq!(journal.messages_open(), 1);
+    for seed in 0..100 {
+        let (_, messages, summary) = open(disk.after_power_cut(seed), 65_536);
+        assert_eq!((numbers(&messages), summary.damage), (vec![1], Vec::new()), "seed {seed}");
+    }
     receive(&mut journal, 20, &body(20, 40));
     journal.flush().unwrap();
     disk.set_room(None);

@@ -29,26 +29,29 @@ pub(super) struct State {
     pub(super) spread: u64,
 }
 
-/// 88 bytes a message with one order key.
+/// 64 bytes a message; its lane and its place among the ready ones come to as much at most.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: MessageId,
     pub(super) location: Location,
     pub(super) received_us: i64,
-    pub(super) keys: Keys,
+    /// Its first order key; 0 with `in_order` false where it stands in no lane.
+    key: u64,
+    /// What few messages have.
+    extra: Option<Box<Extra>>,
     pub(super) pending: StepSet,
-    pub(super) waits: Box<[Wait]>,
+    in_order: bool,
     pub(super) strikes: u8,
     pub(super) state: EntryState,
     pub(super) suspect: bool,
     pub(super) withdrawn: bool,
 }
 
-#[derive(Debug)]
-pub(super) enum Keys {
-    None,
-    One(u64),
-    Many(Box<[u64]>),
+#[derive(Debug, Default)]
+struct Extra {
+    /// Order keys but the first: those of a merge.
+    more_keys: Vec<u64>,
+    waits: Vec<Wait>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,22 +94,20 @@ impl State {
     }
 
     pub(super) fn add(&mut self, new: NewEntry) {
+        let mut keys = new.keys;
+        keys.sort_unstable();
+        keys.dedup();
+        let more = keys.len() > 1;
         let entry = Entry {
             id: new.id,
             location: new.location,
             received_us: new.received_us,
-            keys: match new.keys.as_slice() {
-                [] => Keys::None,
-                [one] => Keys::One(*one),
-                many => {
-                    let mut many = many.to_vec();
-                    many.sort_unstable();
-                    many.dedup();
-                    Keys::Many(many.into())
-                }
-            },
+            key: keys.first().copied().unwrap_or_default(),
+            in_order: !keys.is_empty(),
+            extra: (more || !new.waits.is_empty()).then(|| {
+                Box::new(Extra { more_keys: keys.iter().skip(1).copied().collect(), waits: new.waits })
+            }),
             pending: new.steps,
-            waits: new.waits.into(),
             strikes: new.strikes,
             state: EntryState::Idle,
             suspect: new.suspect,
@@ -119,10 +120,10 @@ impl State {
                 (self.entries.len() - 1) as Ticket
             }
         };
-        for key in entry.keys.slice() {
-            self.lanes.join(*key, ticket, entry.pending);
+        for key in entry.keys() {
+            self.lanes.join(key, ticket, entry.pending);
         }
-        for wait in entry.waits.iter() {
+        for wait in entry.waits() {
             self.timers.push(Reverse((wait.until_us, ticket)));
         }
         self.open += 1;
@@ -138,8 +139,8 @@ impl State {
     pub(super) fn runnable(&self, ticket: Ticket, now_us: i64, give_up_us: i64) -> StepSet {
         let Some(entry) = self.entries[ticket as usize].as_ref() else { return StepSet::EMPTY };
         let mut steps = entry.pending;
-        for key in entry.keys.slice() {
-            steps = steps.and(self.lanes.allowed(*key, ticket));
+        for key in entry.keys() {
+            steps = steps.and(self.lanes.allowed(key, ticket));
         }
         steps.without(self.held_back(entry, now_us, give_up_us))
     }
@@ -257,13 +258,12 @@ impl State {
     /// before it: the job is worked in order, and a step that fails for the one is not tried for the other.
     pub(super) fn follower(&self, task: &Task, now_us: i64, give_up_us: i64) -> Option<(Ticket, StepSet)> {
         let key = task.key?;
-        if task.steps != task.pending || self.entries[task.ticket as usize].as_ref()?.keys.slice().len() != 1
-        {
+        if task.steps != task.pending || !self.entries[task.ticket as usize].as_ref()?.has_one_key() {
             return None;
         }
         let (ticket, pending) = self.lanes.behind(key, task.ticket)?;
         let entry = self.entries[ticket as usize].as_ref()?;
-        let apart = entry.state == EntryState::Running || entry.suspect || entry.keys.slice().len() != 1;
+        let apart = entry.state == EntryState::Running || entry.suspect || !entry.has_one_key();
         if apart || !pending.without(task.pending).is_empty() {
             return None;
         }
@@ -287,8 +287,8 @@ impl State {
             received_us: entry.received_us,
             steps,
             pending: entry.pending,
-            key: entry.keys.slice().first().copied(),
-            attempts: entry.waits.iter().map(|w| w.attempt).max().unwrap_or(0),
+            key: entry.keys().next(),
+            attempts: entry.waits().iter().map(|w| w.attempt).max().unwrap_or(0),
             strikes: entry.strikes,
         }
     }
@@ -314,7 +314,7 @@ impl State {
         let entry = self.entries[ticket as usize].as_mut().expect("a running task has its entry");
         entry.pending = entry.pending.without(ended);
         let pending = entry.pending;
-        let mut waits = std::mem::take(&mut entry.waits).into_vec();
+        let mut waits = entry.take_waits();
         waits.retain(|w| pending.has(usize::from(w.place)));
         for decision in decisions {
             let Decision::Waits(wait) = decision else { continue };
@@ -322,7 +322,7 @@ impl State {
             waits.retain(|w| w.place != wait.place);
             waits.push(wait);
         }
-        entry.waits = waits.into();
+        entry.set_waits(waits);
         self.leave_lanes(ticket, ended);
         if pending.is_empty() {
             gone.extend(self.remove(ticket));
@@ -334,8 +334,8 @@ impl State {
     /// Steps are over for a message: whoever stood behind it for them may go on.
     pub(super) fn leave_lanes(&mut self, ticket: Ticket, ended: StepSet) {
         let mut woken = Vec::new();
-        for key in self.entries[ticket as usize].iter().flat_map(|e| e.keys.slice()) {
-            self.lanes.end(*key, ticket, ended, &mut woken);
+        for key in self.entries[ticket as usize].iter().flat_map(Entry::keys) {
+            self.lanes.end(key, ticket, ended, &mut woken);
         }
         for next in woken {
             self.wake(next);
@@ -394,7 +394,7 @@ impl State {
         for ticket in 0..self.entries.len() as Ticket {
             let Some(entry) = &mut self.entries[ticket as usize] else { continue };
             if entry.pending.has(place) {
-                if let Some(wait) = entry.waits.iter_mut().find(|w| w.is_at(place)) {
+                if let Some(wait) = entry.wait_for_mut(place) {
                     wait.until_us = 0;
                 }
                 self.wake(ticket);
@@ -410,18 +410,38 @@ impl Wait {
 }
 
 impl Entry {
-    pub(super) fn wait_for(&self, place: usize) -> Option<&Wait> {
-        self.waits.iter().find(|w| w.is_at(place))
+    pub(super) fn keys(&self) -> impl Iterator<Item = u64> {
+        let more = self.extra.iter().flat_map(|extra| extra.more_keys.iter().copied());
+        self.in_order.then_some(self.key).into_iter().chain(more)
     }
-}
 
-impl Keys {
-    pub(super) fn slice(&self) -> &[u64] {
-        match self {
-            Keys::None => &[],
-            Keys::One(key) => std::slice::from_ref(key),
-            Keys::Many(keys) => keys,
+    fn has_one_key(&self) -> bool {
+        self.in_order && self.extra.as_ref().is_none_or(|extra| extra.more_keys.is_empty())
+    }
+
+    pub(super) fn waits(&self) -> &[Wait] {
+        self.extra.as_ref().map_or(&[], |extra| &extra.waits)
+    }
+
+    fn wait_for_mut(&mut self, place: usize) -> Option<&mut Wait> {
+        self.extra.as_mut()?.waits.iter_mut().find(|w| w.is_at(place))
+    }
+
+    fn take_waits(&mut self) -> Vec<Wait> {
+        self.extra.as_mut().map(|extra| std::mem::take(&mut extra.waits)).unwrap_or_default()
+    }
+
+    fn set_waits(&mut self, waits: Vec<Wait>) {
+        if !waits.is_empty() || self.extra.is_some() {
+            self.extra.get_or_insert_default().waits = waits;
         }
+        if self.extra.as_ref().is_some_and(|extra| extra.waits.is_empty() && extra.more_keys.is_empty()) {
+            self.extra = None;
+        }
+    }
+
+    pub(super) fn wait_for(&self, place: usize) -> Option<&Wait> {
+        self.waits().iter().find(|w| w.is_at(place))
     }
 }
 
@@ -445,11 +465,11 @@ pub(super) fn copy_of(e: &Entry) -> NewEntry {
         id: e.id,
         location: e.location,
         received_us: e.received_us,
-        keys: e.keys.slice().to_vec(),
+        keys: e.keys().collect(),
         steps: e.pending,
         strikes: e.strikes,
         suspect: e.suspect,
-        waits: e.waits.to_vec(),
+        waits: e.waits().to_vec(),
     }
 }
 

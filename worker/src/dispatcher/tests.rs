@@ -48,6 +48,12 @@ fn down() -> StepEnd {
 }
 
 #[test]
+fn an_open_message_costs_64_bytes_and_its_lane_24() {
+    assert_eq!(size_of::<Option<state::Entry>>(), 64);
+    assert_eq!(crate::order::LANE_BYTES, 24);
+}
+
+#[test]
 fn while_a_target_is_down_one_message_probes_it_and_the_other_steps_go_on() {
     let d = dispatcher();
     d.add((1..=3).map(|n| entry(n, &[n], all())));

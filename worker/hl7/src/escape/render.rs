@@ -92,7 +92,7 @@ impl Page {
             // Highlighting, and switches of the character set that were not declared.
             return !name.starts_with('Z');
         };
-        let (verb, number) = command.split_at(command.len().min(2));
+        let Some((verb, number)) = command.split_at_checked(2) else { return false };
         let Some(number) = Number::of(number) else { return false };
         self.after_cr = false;
         match verb {
@@ -188,8 +188,8 @@ mod tests {
     #[test]
     fn escapes_are_resolved_and_unknown_sequences_stay() {
         assert_eq!(
-            rendered(r"a\T\b \X41\\X42\ \Z01\ \.xy\ \.spx\ C:\dir"),
-            r"a&b AB \Z01\ \.xy\ \.spx\ C:\dir"
+            rendered(r"a\T\b \X41\\X42\ \Z01\ \.xy\ \.spx\ \.a\ \.sé\ C:\dir"),
+            r"a&b AB \Z01\ \.xy\ \.spx\ \.a\ \.sé\ C:\dir"
         );
         let none = Delimiters { escape: UNUSED, ..Delimiters::default() };
         assert_eq!(render_text("a\\.br\\b\rc", &none), "a\\.br\\b\nc");
@@ -203,7 +203,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_makes_render_panic(
-            value in r"(\\|\.(br|sp|in|ti|sk|ce|fi|nf)[+-]?[0-9]{0,5}\\|[XHNCMZé🙂 0-9\r\n]){0,60}",
+            value in r"(\\|\.(br|sp|in|ti|sk|ce|fi|nf|[a-zé]{0,2})[+-]?[0-9]{0,5}\\|[XHNCMZé🙂 0-9\r\n]){0,60}",
         ) {
             rendered(&value);
         }

@@ -369,7 +369,7 @@ impl Frame {
         }
         while !data.is_empty() && self.oversize.is_none() {
             // One byte more than the limit is kept: the decision then falls at the same byte however reads split.
-            let room = limits.stream_limit_bytes.saturating_add(1) - self.body.len();
+            let room = limits.stream_limit_bytes.saturating_add(1).saturating_sub(self.body.len());
             let (now, later) = data.split_at(room.min(data.len()));
             self.vt_inside = self.vt_inside || memchr(VT, now).is_some();
             self.reserve(now.len(), whole, limits.stream_limit_bytes);
