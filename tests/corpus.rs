@@ -251,7 +251,7 @@ fn a_mapping_gives_the_text_of_every_agreed_value() {
     server.wait_count("latin1", "delivered", latin1 as u64);
 
     // Logged before a message counts as delivered.
-    let metadata = logged_metadata(&site.log());
+    let metadata = site.logged_metadata();
     let mut checked = 0;
     for (sample, id) in &sent {
         for (name, path) in &names {
@@ -295,18 +295,4 @@ fn mapped(value: &Value, path: &str, delimiters: &str) -> Option<Option<String>>
         Value::String(text) => Some(Some(text.clone())),
         _ => None,
     }
-}
-
-/// Message id → name → value, from the lines `debug_metadata` logs.
-fn logged_metadata(log: &str) -> BTreeMap<String, BTreeMap<String, String>> {
-    let mut found: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
-    for line in log.lines() {
-        let Some((id, rest)) = line.split_once(" id=").and_then(|(_, rest)| rest.split_once(' ')) else {
-            continue;
-        };
-        if let Some((name, value)) = rest.split_once('=') {
-            found.entry(id.to_owned()).or_default().insert(name.to_owned(), value.to_owned());
-        }
-    }
-    found
 }

@@ -7,7 +7,8 @@ mod support;
 use serde_json::json;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
+use support::dice::Dice;
 use support::load::{Load, assert_archived_once};
 use support::mllp::{Acknowledgment, Peer, Reply, frame};
 use support::trace::Trace;
@@ -247,28 +248,6 @@ fn fill(path: &Path) {
         if file.write_all(&vec![b'x'; size]).is_err() {
             size /= 2;
         }
-    }
-}
-
-/// Numbers that differ from run to run; the seed is printed, and `HL7SERVER_SEED` sets it.
-struct Dice {
-    seed: u64,
-    state: u64,
-}
-
-impl Dice {
-    fn thrown() -> Dice {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_nanos() as u64;
-        let seed = std::env::var("HL7SERVER_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(now) | 1;
-        eprintln!("HL7SERVER_SEED={seed}");
-        Dice { seed, state: seed }
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        self.state ^= self.state << 13;
-        self.state ^= self.state >> 7;
-        self.state ^= self.state << 17;
-        (self.state >> 16) as usize % limit
     }
 }
 

@@ -4,7 +4,7 @@
 
 mod support;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use support::messages::{adt, adt_of};
 use support::mllp::frame;
@@ -198,6 +198,49 @@ fn a_connection_that_says_nothing_logs_nothing() {
     let after = receiver.site.log();
     let noise: Vec<_> = after[before.len()..].lines().filter(|line| !line.contains("AFTER")).collect();
     assert!(noise.is_empty(), "{noise:#?}");
+}
+
+#[test]
+fn status_shows_each_peer_with_its_last_message_and_its_deviations() {
+    let receiver = Receiver::start();
+    let (mut odd, mut plain, silent) = (receiver.connect(), receiver.connect(), receiver.connect());
+    odd.send_raw(&[b"junk".as_slice(), &frame(&adt("A", "P1")), b"\r", &frame(&adt("B", "P1"))].concat())
+        .unwrap();
+    odd.acknowledgment().accepts(b"A");
+    odd.acknowledgment().accepts(b"B");
+    let before = microseconds();
+    plain.exchange(&adt("C", "P1")).accepts(b"C");
+    receiver.server.wait_count("adt", "connections", 3);
+    let peers = receiver.server.peers("adt");
+    let of = |address: std::net::SocketAddr| {
+        let found = peers.iter().find(|peer| peer["address"] == address.to_string().as_str());
+        found.unwrap_or_else(|| panic!("{address} is not in {peers:#?}"))
+    };
+    assert_eq!(peers.len(), 3);
+    let (odd, plain, silent) = (of(odd.address()), of(plain.address()), of(silent.address()));
+    assert_eq!(
+        (&odd["messages"], &plain["messages"], &silent["messages"]),
+        (&json!(2), &json!(1), &json!(0))
+    );
+    assert_eq!((&odd["framing"], &plain["framing"]), (&json!({"junk": 1, "pad": 1}), &json!({})));
+    let time = plain["last_message_us"].as_u64().unwrap();
+    assert!((before..=microseconds()).contains(&time), "{time} is not when its message came");
+    assert!(odd["last_message_us"].as_u64().unwrap() <= time && silent["last_message_us"].is_null());
+
+    // And as an operator reads it: one line a peer.
+    let shown = receiver.site.run(&["status", "--channel", "adt"]).good();
+    let line = |peer: &Value| {
+        let address = peer["address"].as_str().unwrap();
+        let found = shown.stdout.lines().find(|line| line.contains(address));
+        found.unwrap_or_else(|| panic!("{address} is not in {shown:#?}")).to_owned()
+    };
+    assert!(line(odd).contains("junk: 1") && line(odd).contains("pad: 1"), "{}", line(odd));
+    assert!(!line(plain).contains("junk"), "{}", line(plain));
+    assert!(shown.stdout.contains("LAST MESSAGE"), "{shown:#?}");
+}
+
+fn microseconds() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64
 }
 
 // ---- size

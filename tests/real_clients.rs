@@ -13,7 +13,7 @@ use std::time::Duration;
 use support::load::assert_archived_once;
 use support::messages::adt;
 use support::mllp::{Acknowledgment, frame};
-use support::{Ran, Server, Site, finish, skip};
+use support::{Ran, Server, Site, finish, process, skip};
 
 const COUNT: usize = 1000;
 const LIMIT: Duration = Duration::from_secs(120);
@@ -106,6 +106,70 @@ fn npm_node_hl7_client_delivers_1000_messages() {
     let mut command = Command::new("node");
     command.arg(script("node_hl7_client.js")).env("NODE_PATH", modules.parent().unwrap());
     delivered_by(command, LastCr::Stripped);
+}
+
+#[test]
+fn npm_simple_hl7_delivers_over_one_connection_and_through_restarts() {
+    let Some(command) = node("simple-hl7", "simple_hl7.js") else { return };
+    delivered_through_restarts(command, &[], 300);
+}
+
+#[test]
+fn npm_simple_hl7_delivers_over_a_connection_for_each_message() {
+    let Some(command) = node("simple-hl7", "simple_hl7.js") else { return };
+    delivered_through_restarts(command, &["each"], 300);
+}
+
+#[test]
+fn npm_medplum_hl7_delivers_one_at_a_time_and_through_restarts() {
+    let Some(command) = node("@medplum/hl7", "medplum_hl7.js") else { return };
+    delivered_through_restarts(command, &["1"], COUNT);
+}
+
+#[test]
+fn npm_medplum_hl7_delivers_pipelined_and_through_restarts() {
+    let Some(command) = node("@medplum/hl7", "medplum_hl7.js") else { return };
+    delivered_through_restarts(command, &["8"], 300);
+}
+
+/// A script of ours that uses a package from npm.
+fn node(package: &str, name: &str) -> Option<Command> {
+    tool(&format!("node/node_modules/{package}"))?;
+    let mut command = Command::new("node");
+    command.arg(script(name)).env("NODE_PATH", tool("node/node_modules")?);
+    Some(command)
+}
+
+/// Runs a script that takes a port, a file of messages and its own arguments, prints what it sent with each answer, and
+/// sends again what was not answered. Meanwhile the worker is killed, and the server stopped and started.
+#[track_caller]
+fn delivered_through_restarts(mut command: Command, arguments: &[&str], count: usize) {
+    let (site, mut server, port, messages) = prepared(LastCr::Sent);
+    let file = site.path("messages.json");
+    let lines: Vec<String> =
+        messages.values().take(count).map(|body| json!(String::from_utf8_lossy(body)).to_string()).collect();
+    fs::write(&file, lines.join("\n")).unwrap();
+    command.arg(port.to_string()).arg(&file).args(arguments);
+    let client = std::thread::spawn(move || finish(command, LIMIT));
+    server.wait_count("adt", "accepted", count as u64 / 10);
+    process::kill(server.worker(port));
+    server.wait_count("adt", "accepted", count as u64 / 10);
+    server.stop();
+    server.start_again(&site);
+    server.wait_count("adt", "accepted", 1);
+    let ran = client.join().unwrap().good();
+    let mut sent = BTreeMap::new();
+    for line in ran.stdout.lines() {
+        let pair: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line:?}: {e}"));
+        let text = |key: &str| pair[key].as_str().unwrap().to_owned();
+        let answer = Acknowledgment::parse(format!("{}\r", text("answer").trim_end()).as_bytes());
+        let control_id = String::from_utf8(answer.control_id()).unwrap();
+        answer.accepts(control_id.as_bytes());
+        assert!(text("sent").contains(&format!("|{control_id}|")), "the answer to another message: {line}");
+        assert!(sent.insert(control_id, text("sent").into_bytes()).is_none(), "answered twice: {line}");
+    }
+    assert!(sent.keys().eq(messages.keys().take(count)), "{} of {count} messages were answered", sent.len());
+    assert_archived_once(&sent, &site.path("archive/adt"));
 }
 
 /// Runs a script that takes a port and a file of messages, JSON strings one a line, and prints each answer likewise.

@@ -34,7 +34,6 @@ pub(crate) fn of_channel(raw: &Channel) -> Vec<Unbuilt> {
     set(&mut found, "MLLP over TLS", given(&raw.tls));
     set(&mut found, "pruning of failed and quarantined messages", given(&raw.retention_days));
     // Attachments and files.
-    set(&mut found, "text attachments", is(&raw.attachment_format, "text"));
     set(&mut found, "text laid out as a PDF", is(&raw.attachment_output, "pdf"));
     set(&mut found, "the stamp", switched_on(&raw.add_metadata_to_attachment));
     if let Some(at) = raw.local_archive.given()

@@ -33,12 +33,29 @@ pub fn oru(control_id: &str, patient: &str) -> (Vec<u8>, Vec<u8>) {
     (message, pdf)
 }
 
+/// The same with a PDF of at least `bytes` bytes in Base64.
+pub fn oru_of(bytes: usize, control_id: &str, patient: &str) -> (Vec<u8>, Vec<u8>) {
+    let pdf = padded_pdf(control_id, bytes / 4 * 3);
+    let mut message = typed("ORU^R01^ORU_R01", control_id, patient);
+    message.extend_from_slice(b"OBR|1||A1|REPORT\rOBX|1|ED|REPORT||^application^pdf^Base64^");
+    message.extend_from_slice(base64(&pdf).as_bytes());
+    message.extend_from_slice(b"||||||F\r");
+    (message, pdf)
+}
+
 /// The `attachment_field` that finds it.
 pub const PDF_FIELD: &str = "OBX.1.5";
 
 /// A small PDF of one empty page, unlike that of any other `name`.
 pub fn pdf(name: &str) -> Vec<u8> {
-    let mut out = b"%PDF-1.4\n".to_vec();
+    padded_pdf(name, 0)
+}
+
+/// The same with a comment of so many bytes.
+fn padded_pdf(name: &str, padding: usize) -> Vec<u8> {
+    let mut out = b"%PDF-1.4\n%".to_vec();
+    out.resize(out.len() + padding, b'x');
+    out.push(b'\n');
     let mut offsets = Vec::new();
     let objects = [
         format!("<< /Type /Catalog /Pages 2 0 R /Name ({name}) >>"),

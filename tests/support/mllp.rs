@@ -1,7 +1,8 @@
 //! An MLLP client and a reader of acknowledgments, written for the tests alone.
 
+use rustix::net;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 /// What a sender hears.
@@ -35,10 +36,44 @@ impl Peer {
 
     /// Connects, where it may not work.
     pub fn try_connect(port: u16) -> io::Result<Peer> {
-        let stream = TcpStream::connect(("127.0.0.1", port))?;
+        Peer::over(TcpStream::connect(("127.0.0.1", port))?)
+    }
+
+    /// Connects to another address of this machine.
+    pub fn try_connect_to(address: IpAddr, port: u16) -> io::Result<Peer> {
+        Peer::over(TcpStream::connect((address, port))?)
+    }
+
+    /// Connects from an address of this machine of one's choice (all of 127.0.0.0/8 is).
+    pub fn try_connect_from(address: Ipv4Addr, port: u16) -> io::Result<Peer> {
+        let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None)?;
+        net::bind(&socket, &SocketAddr::from((address, 0)))?;
+        net::connect(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+        Peer::over(TcpStream::from(socket))
+    }
+
+    /// Connects with room for little that is not read.
+    pub fn try_connect_narrow(port: u16) -> io::Result<Peer> {
+        let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None)?;
+        net::sockopt::set_socket_recv_buffer_size(&socket, 4096)?;
+        net::connect(&socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+        Peer::over(TcpStream::from(socket))
+    }
+
+    fn over(stream: TcpStream) -> io::Result<Peer> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(Duration::from_secs(30)))?;
         Ok(Peer { stream, heard: Vec::new() })
+    }
+
+    /// How long [`Peer::send_raw`] may wait for the server to read.
+    pub fn patient_for(&self, time: Duration) {
+        self.stream.set_write_timeout(Some(time)).expect("a socket takes a timeout");
+    }
+
+    /// This side's address and port, as the server lists it.
+    pub fn address(&self) -> SocketAddr {
+        self.stream.local_addr().expect("a connected socket has an address")
     }
 
     /// Sends bytes as they are.
@@ -95,9 +130,23 @@ impl Peer {
         }
     }
 
+    /// The answer to a batch, which must come.
+    #[track_caller]
+    pub fn batch_answer(&mut self) -> BatchAnswer {
+        match self.receive(super::ANSWER) {
+            Reply::Frame(body) => BatchAnswer::parse(&body),
+            other => panic!("no answer: {other:?}"),
+        }
+    }
+
     /// No more will be sent; answers are still read.
     pub fn half_close(&self) {
         self.stream.shutdown(Shutdown::Write).expect("an open socket can be half closed");
+    }
+
+    /// The same, where the server may have closed the connection already.
+    pub fn try_half_close(&self) {
+        let _ = self.stream.shutdown(Shutdown::Write);
     }
 
     /// Fails unless the server closes the connection within `limit` without an answer.
@@ -123,7 +172,7 @@ fn preview(bytes: &[u8]) -> String {
 }
 
 /// An acknowledgment, field by field.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Acknowledgment {
     separator: u8,
     segments: Vec<Vec<Vec<u8>>>,
@@ -212,6 +261,53 @@ impl Acknowledgment {
     pub fn refuses(&self, code: &str, error: &str) {
         assert_eq!((self.code().as_str(), self.error().as_deref()), (code, Some(error)), "{self:?}");
         assert!(self.remark().len() <= 80 && self.remark().is_ascii(), "MSA-3 {:?}", self.remark());
+    }
+}
+
+impl std::fmt::Debug for Acknowledgment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}", preview(&self.body))
+    }
+}
+
+/// The answer to a batch: one frame with a BHS, an acknowledgment for each message, a BTS.
+#[derive(Clone, Debug)]
+pub struct BatchAnswer {
+    /// Fields of the BHS; the first is its name.
+    pub header: Vec<String>,
+    /// In the order of the messages.
+    pub answers: Vec<Acknowledgment>,
+}
+
+impl BatchAnswer {
+    /// Takes the frame apart; BTS-1 must be the number of acknowledgments.
+    #[track_caller]
+    pub fn parse(body: &[u8]) -> BatchAnswer {
+        assert!(body.starts_with(b"BHS") && body.ends_with(b"\r"), "no batch answer: {:?}", preview(body));
+        let separator = char::from(body[3]);
+        let lines: Vec<&[u8]> = body[..body.len() - 1].split(|&byte| byte == b'\r').collect();
+        let fields = |line: &[u8]| -> Vec<String> {
+            String::from_utf8_lossy(line).split(separator).map(str::to_owned).collect()
+        };
+        let (header, trailer) = (fields(lines[0]), fields(lines[lines.len() - 1]));
+        let mut bodies: Vec<Vec<u8>> = Vec::new();
+        for line in &lines[1..lines.len() - 1] {
+            if line.starts_with(b"MSH") {
+                bodies.push(Vec::new());
+            }
+            let body = bodies.last_mut().expect("behind the BHS stands an MSH");
+            body.extend_from_slice(line);
+            body.push(b'\r');
+        }
+        let answers: Vec<Acknowledgment> = bodies.iter().map(|body| Acknowledgment::parse(body)).collect();
+        assert_eq!(trailer, ["BTS".to_owned(), answers.len().to_string()], "{:?}", preview(body));
+        BatchAnswer { header, answers }
+    }
+
+    /// Code, MSA-2 and error of each.
+    pub fn summary(&self) -> Vec<(String, String, Option<String>)> {
+        let text = |id: Vec<u8>| String::from_utf8_lossy(&id).into_owned();
+        self.answers.iter().map(|a| (a.code(), text(a.control_id()), a.error())).collect()
     }
 }
 

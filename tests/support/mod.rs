@@ -5,14 +5,18 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub mod dice;
 pub mod load;
+pub mod memory;
 pub mod messages;
 pub mod mllp;
+pub mod parallel;
 pub mod process;
 pub mod receiver;
 pub mod trace;
 
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -204,6 +208,20 @@ impl Site {
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.log_path()).unwrap_or_default()).into_owned()
     }
+
+    /// Message id → name → value as logged, from the lines of channels with `debug_metadata`.
+    pub fn logged_metadata(&self) -> BTreeMap<String, BTreeMap<String, String>> {
+        let mut found: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
+        for line in self.log().lines() {
+            let Some((id, rest)) = line.split_once(" id=").and_then(|(_, rest)| rest.split_once(' ')) else {
+                continue;
+            };
+            if let Some((name, value)) = rest.split_once('=') {
+                found.entry(id.to_owned()).or_default().insert(name.to_owned(), value.to_owned());
+            }
+        }
+        found
+    }
 }
 
 impl Drop for Site {
@@ -349,6 +367,15 @@ impl Server {
         let status = self.try_status().expect("the control socket answers");
         let found = channels(&status).into_iter().find(|channel| channel["name"] == name);
         found.unwrap_or_else(|| panic!("no channel {name:?} in {status:#}"))
+    }
+
+    /// What `status --channel NAME --json` says of a channel's peers.
+    #[track_caller]
+    pub fn peers(&self, name: &str) -> Vec<Value> {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_hl7server"));
+        command.args(["status", "--channel", name, "--json", "--config"]).arg(&self.config);
+        bare(&mut command);
+        finish(command, PATIENCE).good().json()["peers"].as_array().unwrap().clone()
     }
 
     /// A counter of a channel; counters come up once a second, so ask with [`within`].

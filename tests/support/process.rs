@@ -74,7 +74,7 @@ fn run_state(pid: u32) -> Option<char> {
 }
 
 /// A word of /proc/PID/stat, counted from after the name, which may hold spaces and brackets.
-fn stat(pid: u32, n: usize) -> Option<String> {
+pub fn stat(pid: u32, n: usize) -> Option<String> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     text.rsplit_once(')')?.1.split_whitespace().nth(n).map(str::to_owned)
 }

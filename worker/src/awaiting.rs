@@ -64,6 +64,21 @@ impl Awaiting {
         std::mem::replace(&mut self.deadlines, later).into_iter().map(|(_, id)| id).collect()
     }
 
+    /// One that brought the same bytes waits no longer.
+    pub fn leave(&mut self, id: MessageId, origin: &Origin) {
+        if let Some(waiters) = self.by_id.get_mut(&id) {
+            waiters.origins.retain(|o| o != origin);
+        }
+    }
+
+    /// A message's time is over, but nothing can be done about it yet: it is due again then.
+    pub fn postpone(&mut self, id: MessageId, deadline_ms: u64) {
+        if let Some(waiters) = self.by_id.get_mut(&id) {
+            waiters.deadline_ms = Some(deadline_ms);
+            self.deadlines.insert((deadline_ms, id));
+        }
+    }
+
     /// When the next one's time is over.
     pub fn deadline_ms(&self) -> Option<u64> {
         self.deadlines.first().map(|(at, _)| *at)
@@ -73,6 +88,7 @@ impl Awaiting {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::committer::Stores;
 
     fn origin(answer: u64) -> Origin {
         Origin {
@@ -83,6 +99,7 @@ mod tests {
             id: MessageId::new(1, 0),
             complete_us: 0,
             bytes: 0,
+            stores: Stores::New,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Batches that wait for their messages: one frame holds the answers to all of them, so it is written when the last is
 //! known. Pure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// A session's place and generation, and the place of the answer in it.
 pub type Key = (usize, u64, u64);
@@ -15,8 +15,8 @@ pub struct Gathering {
     pub batch_header: Option<Vec<u8>>,
     /// The answers, those that wait already as they are when all goes well.
     pub answers: Vec<Vec<u8>>,
-    /// How many of them wait.
-    pub waiting: usize,
+    /// Those that wait, by their place.
+    pub waiting: BTreeSet<u32>,
 }
 
 /// All batches that wait.
@@ -28,18 +28,21 @@ pub struct BatchAnswers {
 impl BatchAnswers {
     /// A batch with messages that wait.
     pub fn add(&mut self, key: Key, gathering: Gathering) {
-        debug_assert!(gathering.waiting > 0, "a batch that waits for nothing is answered at once");
+        debug_assert!(!gathering.waiting.is_empty(), "a batch that waits for nothing is answered at once");
         self.by_key.insert(key, gathering);
     }
 
     /// One answer is known: the one prepared, or `other`. Returns the batch when it was the last.
     pub fn fill(&mut self, key: Key, part: u32, other: Option<Vec<u8>>) -> Option<Gathering> {
         let gathering = self.by_key.get_mut(&key)?;
+        // Known twice over, it is one answer all the same.
+        if !gathering.waiting.remove(&part) {
+            return None;
+        }
         if let (Some(other), Some(answer)) = (other, gathering.answers.get_mut(part as usize)) {
             *answer = other;
         }
-        gathering.waiting = gathering.waiting.saturating_sub(1);
-        if gathering.waiting == 0 { self.by_key.remove(&key) } else { None }
+        if gathering.waiting.is_empty() { self.by_key.remove(&key) } else { None }
     }
 
     /// The batch is not answered.
@@ -62,8 +65,10 @@ mod tests {
         let mut batches = BatchAnswers::default();
         let key = (1, 2, 3);
         let answers = vec![b"AA1".to_vec(), b"AR".to_vec(), b"AA2".to_vec()];
-        batches.add(key, Gathering { file_header: None, batch_header: None, answers, waiting: 2 });
+        let waiting = BTreeSet::from([0, 2]);
+        batches.add(key, Gathering { file_header: None, batch_header: None, answers, waiting });
         assert!(batches.fill(key, 2, Some(b"AE".to_vec())).is_none());
+        assert!(batches.fill(key, 2, None).is_none(), "the same answer twice is one");
         let done = batches.fill(key, 0, None).unwrap();
         assert_eq!(done.answers, [b"AA1".to_vec(), b"AR".to_vec(), b"AE".to_vec()]);
         assert!(batches.fill(key, 0, None).is_none());

@@ -14,10 +14,9 @@ use crate::plan::{Plan, StepSet};
 use crate::quarantine::Quarantine;
 use crate::returned::{ReturnedFolder, ReturnedMessage};
 use config::Workflow;
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use hl7::ack::Refusal;
 use journal::{FileStorage, Journal, JournalError, Location, MessageId, Received, Record, Tag};
-use link::Answer;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -55,6 +54,19 @@ pub struct Origin {
     pub complete_us: i64,
     /// Bytes of the message, which count against `buffer_limit` until it is flushed.
     pub bytes: usize,
+    /// What is stored for it.
+    pub stores: Stores,
+}
+
+/// What is stored for a message of the intake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stores {
+    /// A message that was not here before.
+    New,
+    /// One that was, and had ended.
+    Anew,
+    /// Nothing: it is here.
+    Nothing,
 }
 
 /// One message of the intake.
@@ -134,6 +146,17 @@ pub struct Returned {
     pub refusal: &'static Refusal,
 }
 
+impl IntakeKind {
+    /// What is stored for it.
+    pub fn stores(&self) -> Stores {
+        match self {
+            IntakeKind::New(_) => Stores::New,
+            IntakeKind::Again(_) | IntakeKind::Resumed(..) => Stores::Anew,
+            IntakeKind::Known => Stores::Nothing,
+        }
+    }
+}
+
 impl Outcomes {
     /// Whether there is nothing to say.
     pub fn is_empty(&self) -> bool {
@@ -147,6 +170,15 @@ impl Outcomes {
     }
 }
 
+/// What a retry or discard by hand came to.
+#[derive(Clone, Debug, Default)]
+pub struct Changed {
+    /// So many messages.
+    pub count: u64,
+    /// Why others were not.
+    pub problems: Vec<String>,
+}
+
 /// What is appended.
 #[derive(Debug)]
 pub enum Append {
@@ -154,10 +186,10 @@ pub enum Append {
     Intake(Vec<Intake>),
     /// What delivery reports.
     Outcomes(Outcomes),
-    /// Failed messages to be tried again, for a question of the master.
-    Retry(u64, Vec<MessageId>),
+    /// Failed messages to be tried again, and who is told what came of it.
+    Retry(Vec<MessageId>, Sender<Changed>),
     /// Failed messages to be given up.
-    Discard(u64, Vec<MessageId>),
+    Discard(Vec<MessageId>, Sender<Changed>),
     /// Bytes for the quarantine, with the deviation's code.
     Quarantine(MessageId, &'static str, Vec<u8>),
     /// Write what is here and end.
@@ -209,7 +241,16 @@ struct Batch {
     unreturn: Vec<MessageId>,
     /// How messages ended whose senders wait to hear that.
     ended: Vec<(MessageId, Ending)>,
-    answers: Vec<(u64, Answer)>,
+    /// Failed messages that are on record as such now.
+    failed: Vec<MessageId>,
+    changed: Vec<(Sender<Changed>, Changed)>,
+}
+
+impl Batch {
+    /// Whether a message is opened anew, or given up, by this batch.
+    fn has(&self, id: MessageId) -> bool {
+        self.unfail.contains(&id) || self.unreturn.contains(&id) || self.entries.iter().any(|e| e.id == id)
+    }
 }
 
 impl Committer {
@@ -238,7 +279,14 @@ impl Committer {
                         return;
                     }
                 }
-                Err(error) => kept = self.not_stored(error, items),
+                Err(error) => {
+                    let stop = items.iter().any(|item| matches!(item, Append::Stop));
+                    kept = self.not_stored(error, items);
+                    // What could not be said is done again after the start; a stop does not wait for room.
+                    if stop {
+                        return;
+                    }
+                }
             }
             self.counters.journal_bytes.store(self.journal.bytes(), Relaxed);
         }
@@ -255,8 +303,14 @@ impl Committer {
                     }
                 }
                 Append::Outcomes(outcomes) => self.outcomes(outcomes, &mut batch)?,
-                Append::Retry(question, ids) => self.retry(*question, ids, &mut batch)?,
-                Append::Discard(question, ids) => self.discard(*question, ids, &mut batch)?,
+                Append::Retry(ids, told) => {
+                    let changed = self.retry(ids, &mut batch)?;
+                    batch.changed.push((told.clone(), changed));
+                }
+                Append::Discard(ids, told) => {
+                    let changed = self.discard(ids, &mut batch)?;
+                    batch.changed.push((told.clone(), changed));
+                }
                 Append::Quarantine(id, code, bytes) => self.quarantine.keep(*id, code, bytes),
                 Append::Stop => {
                     batch.stop = true;
@@ -283,46 +337,81 @@ impl Committer {
         }
         match &intake.kind {
             IntakeKind::Known => {}
-            IntakeKind::New(message) => self.append_new(message, batch)?,
+            IntakeKind::New(message) => {
+                self.append_new(message, (message.received_us, message.utc_offset_s), batch)?;
+            }
+            // In this batch already: the flush they wait for is the same.
+            IntakeKind::Again(message) | IntakeKind::Resumed(message, _) if batch.has(message.id) => {}
             IntakeKind::Again(message) => {
-                self.append_new(message, batch)?;
+                // It goes on where it failed, under the names it had.
+                let before =
+                    self.failed.contains(message.id).then(|| self.failed.read(message.id).ok()).flatten();
+                match before {
+                    Some((failed, _)) => {
+                        let times = (failed.received_us, failed.utc_offset_s);
+                        self.append_again(message, times, &failed.steps_done, batch)?;
+                    }
+                    None => {
+                        self.append_again(message, (message.received_us, message.utc_offset_s), &[], batch)?
+                    }
+                }
                 batch.unfail.push(message.id);
             }
             IntakeKind::Resumed(message, steps_done) => {
-                self.append_new(message, batch)?;
-                let entry = batch.entries.last_mut().expect("appended above");
-                for step in steps_done {
-                    self.journal.append(&Record::StepDone { id: message.id, step })?;
-                    if let Some(place) = self.plan.place(step) {
-                        entry.steps = entry.steps.without(StepSet::one(place));
-                    }
-                }
-                if entry.steps.is_empty() {
-                    self.journal.append(&Record::Done { ids: &[message.id] })?;
-                }
+                self.append_again(message, (message.received_us, message.utc_offset_s), steps_done, batch)?;
                 batch.unreturn.push(message.id);
             }
         }
         Ok(())
     }
 
-    fn append_new(&mut self, message: &NewMessage, batch: &mut Batch) -> Result<(), JournalError> {
+    /// A message that has come again, with what was done of it before.
+    fn append_again(
+        &mut self,
+        message: &NewMessage,
+        times: (i64, i32),
+        steps_done: &[String],
+        batch: &mut Batch,
+    ) -> Result<(), JournalError> {
+        self.append_new(message, times, batch)?;
+        let entry = batch.entries.last_mut().expect("appended above");
+        for step in steps_done {
+            self.journal.append(&Record::StepDone { id: message.id, step })?;
+            if let Some(place) = self.plan.place(step) {
+                entry.steps = entry.steps.without(StepSet::one(place));
+            }
+        }
+        if entry.steps.is_empty() {
+            self.journal.append(&Record::Done { ids: &[message.id] })?;
+        }
+        Ok(())
+    }
+
+    fn append_new(
+        &mut self,
+        message: &NewMessage,
+        (received_us, utc_offset_s): (i64, i32),
+        batch: &mut Batch,
+    ) -> Result<(), JournalError> {
         batch.accepted += 1;
+        let flags = flags::of(message.workflow);
+        // Without waiting for the end the answer is AA, and the message is ours from then on.
+        let flags = if self.tells_endings { flags } else { flags::ours(flags) };
         let location = self.journal.append(&Record::Received(Received {
             id: message.id,
-            time_us: message.received_us,
-            utc_offset_s: message.utc_offset_s,
+            time_us: received_us,
+            utc_offset_s,
             peer: &message.peer,
             keys: &message.keys,
             tag: message.tag,
-            flags: flags::of(message.workflow),
+            flags,
             body: &message.body,
         }))?;
         let steps = self.plan.steps_of(message.workflow);
         batch.entries.push(NewEntry {
             id: message.id,
             location,
-            received_us: message.received_us,
+            received_us,
             keys: message.keys.clone(),
             steps,
             strikes: 0,
@@ -347,6 +436,7 @@ impl Committer {
         }
         for (id, step) in &outcomes.failed {
             self.journal.append(&Record::Failed { id: *id, step })?;
+            batch.failed.push(*id);
             batch.needs_flush = true;
         }
         for returned in &outcomes.returned {
@@ -398,24 +488,27 @@ impl Committer {
     }
 
     /// A retry by hand: the message is appended anew with the steps it has done, since its first segment may be gone.
-    fn retry(&mut self, question: u64, ids: &[MessageId], batch: &mut Batch) -> Result<(), JournalError> {
-        let (mut count, mut problems) = (0, Vec::new());
+    fn retry(&mut self, ids: &[MessageId], batch: &mut Batch) -> Result<Changed, JournalError> {
+        let mut changed = Changed::default();
         for id in ids {
+            if !self.failed.contains(*id) || batch.has(*id) {
+                changed.problems.push(format!("{id}: no failed message has this id"));
+                continue;
+            }
             match self.failed.read(*id) {
                 Ok((message, body)) => match self.append_retried(*id, &message, &body)? {
                     Some(entry) => {
                         batch.entries.push(entry);
                         batch.unfail.push(*id);
-                        count += 1;
+                        changed.count += 1;
                     }
-                    None => problems.push(format!("{id}: its file in the failed folder is damaged")),
+                    None => changed.problems.push(format!("{id}: its file in the failed folder is damaged")),
                 },
-                Err(problem) => problems.push(format!("{id}: {problem}")),
+                Err(problem) => changed.problems.push(format!("{id}: {problem}")),
             }
         }
         batch.needs_flush = true;
-        batch.answers.push((question, Answer::Changed { count, problems }));
-        Ok(())
+        Ok(changed)
     }
 
     fn append_retried(
@@ -433,7 +526,7 @@ impl Committer {
             // Outside the order: what came after it has gone its way.
             keys: &[],
             tag,
-            flags: message.flags,
+            flags: flags::ours(message.flags),
             body,
         }))?;
         self.journal.append(&Record::Retried { id })?;
@@ -459,35 +552,26 @@ impl Committer {
         }))
     }
 
-    fn discard(&mut self, question: u64, ids: &[MessageId], batch: &mut Batch) -> Result<(), JournalError> {
-        let (mut count, mut problems) = (0, Vec::new());
+    fn discard(&mut self, ids: &[MessageId], batch: &mut Batch) -> Result<Changed, JournalError> {
+        let mut changed = Changed::default();
         for id in ids {
-            if self.failed.contains(*id) {
+            if self.failed.contains(*id) && !batch.has(*id) {
                 self.journal.append(&Record::Discarded { id: *id })?;
                 batch.unfail.push(*id);
                 batch.discarded.push(*id);
-                count += 1;
+                changed.count += 1;
             } else {
-                problems.push(format!("{id}: no failed message has this id"));
+                changed.problems.push(format!("{id}: no failed message has this id"));
             }
         }
         batch.needs_flush = true;
-        batch.answers.push((question, Answer::Changed { count, problems }));
-        Ok(())
+        Ok(changed)
     }
 
     /// The batch is on disk: everybody who waited for that is told.
     fn publish(&mut self, mut batch: Batch) {
         let finished: Vec<NewEntry> = batch.entries.extract_if(.., |e| e.steps.is_empty()).collect();
         batch.gone.extend(finished.iter().map(|entry| entry.location));
-        for id in batch.unfail {
-            if let Err(error) = self.failed.remove(id) {
-                log::warn!(
-                    "could not take id={id} out of the failed folder: {}",
-                    crate::files::plain(&error)
-                );
-            }
-        }
         if !batch.origins.is_empty() {
             self.counters.accepted.fetch_add(batch.accepted, Relaxed);
             self.inbox.push(News::Committed(batch.origins));
@@ -497,6 +581,10 @@ impl Committer {
         }
         if !batch.entries.is_empty() {
             self.dispatcher.add(batch.entries);
+        }
+        self.failed.list_as_failed(&batch.failed);
+        if let Err(error) = self.failed.remove(&batch.unfail) {
+            log::warn!("could not take messages out of the failed folder: {}", crate::files::plain(&error));
         }
         batch.unreturn.iter().for_each(|id| self.returned.forget(*id));
         if self.tells_endings {
@@ -508,8 +596,9 @@ impl Committer {
         if !batch.discarded.is_empty() {
             self.inbox.push(News::Discarded(batch.discarded));
         }
-        for (question, answer) in batch.answers {
-            self.inbox.push(News::Answer(question, answer));
+        for (told, changed) in batch.changed {
+            // The desk may have stopped waiting.
+            let _ = told.send(changed);
         }
         if !batch.gone.is_empty() {
             batch.gone.into_iter().for_each(|location| self.journal.ended(location));
@@ -537,12 +626,10 @@ impl Committer {
             return Ok(());
         }
         let Some(segment) = self.journal.sparse() else { return Ok(()) };
-        self.moved_at = Instant::now();
-        let mut entries = self.dispatcher.in_segment(segment);
-        entries.truncate(MOVES_MAX);
+        let entries = self.dispatcher.in_segment(segment, MOVES_MAX);
         let reader = self.journal.reader();
         let mut moved = Vec::new();
-        for entry in entries {
+        for (ticket, entry) in entries {
             let flags = match reader.read(entry.location) {
                 Ok(received) => received.flags,
                 // Delivery meets the same fault and deals with it.
@@ -565,14 +652,15 @@ impl Committer {
             if entry.strikes > 0 {
                 self.journal.append(&Record::Strike { id: entry.id, count: entry.strikes })?;
             }
-            moved.push((entry.id, entry.location, to));
+            moved.push((ticket, entry.id, entry.location, to));
         }
+        self.moved_at = Instant::now();
         if moved.is_empty() {
             return Ok(());
         }
         self.journal.flush()?;
-        for (id, from, to) in moved {
-            let old = if self.dispatcher.moved(id, from, to) { from } else { to };
+        for (ticket, id, from, to) in moved {
+            let old = if self.dispatcher.moved(ticket, id, from, to) { from } else { to };
             self.journal.ended(old);
         }
         self.journal.retire().map(|_| ())
@@ -582,7 +670,9 @@ impl Committer {
     fn not_stored(&mut self, error: JournalError, items: Vec<Append>) -> Vec<Append> {
         let JournalError::Full(cause) = &error else { self.end_on(&error, "could not write the journal") };
         let cause = crate::files::plain(cause);
-        log::warn!("could not write the journal: {cause}; nothing of this batch is acknowledged");
+        if items.iter().any(|item| matches!(item, Append::Intake(_))) {
+            log::warn!("could not write the journal: {cause}; nothing of this batch is acknowledged");
+        }
         let mut kept = Vec::new();
         for item in items {
             match item {
@@ -590,12 +680,13 @@ impl Committer {
                     if self.lost.len() > LOST_MAX {
                         self.lost.clear();
                     }
-                    self.lost.extend(messages.iter().map(|m| m.origin.id));
+                    let new = messages.iter().filter(|m| m.origin.stores == Stores::New);
+                    self.lost.extend(new.map(|m| m.origin.id));
                     self.inbox.push(News::NotStored(messages.iter().map(|m| m.origin).collect()));
                 }
-                Append::Retry(question, _) | Append::Discard(question, _) => {
-                    let problem = format!("could not write the journal: {cause}");
-                    self.inbox.push(News::Answer(question, Answer::Error(problem)));
+                Append::Retry(_, told) | Append::Discard(_, told) => {
+                    let problems = vec![format!("could not write the journal: {cause}")];
+                    let _ = told.send(Changed { count: 0, problems });
                 }
                 Append::Quarantine(..) => {}
                 Append::Outcomes(_) | Append::Stop => kept.push(item),

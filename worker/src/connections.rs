@@ -37,6 +37,14 @@ pub struct Connection {
     pub counted_bytes: usize,
 }
 
+impl Connection {
+    /// When the session wants to be told the time; not while bytes of the peer lie unread because we do not read, for
+    /// then its silence is none.
+    pub fn watched_deadline_ms(&self) -> Option<u64> {
+        self.deadline_ms.filter(|_| !self.readable || self.session.is_unread())
+    }
+}
+
 /// All connections.
 #[derive(Debug, Default)]
 pub struct Connections {
@@ -156,12 +164,11 @@ impl Connections {
         }
     }
 
-    /// The connection whose frame came furthest: at `buffer_limit` it alone goes on reading, so that bytes get free.
+    /// The connection whose frame came furthest of those that have bytes to read: at `buffer_limit` it alone goes on
+    /// reading, so that bytes get free.
     pub fn fullest(&self) -> Option<usize> {
-        self.iter()
-            .filter(|(_, c)| c.session.in_frame())
-            .max_by_key(|(_, c)| c.counted_bytes)
-            .map(|(at, _)| at)
+        let could = self.iter().filter(|(_, c)| c.readable && c.session.may_read() && c.session.in_frame());
+        could.max_by_key(|(_, c)| c.counted_bytes).map(|(at, _)| at)
     }
 
     /// All connections with their places.

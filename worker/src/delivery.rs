@@ -23,7 +23,8 @@ use hl7::message::Message;
 use journal::{JournalError, OwnedReceived, Reader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 /// How long a thread waits for a slot before it looks whether the worker stops.
 const SLOT_WAIT: Duration = Duration::from_millis(200);
@@ -50,6 +51,8 @@ pub struct Delivery {
     pub slots: link::Slots,
     /// The worker's time.
     pub clock: Clock,
+    /// Threads with a job whose outcomes are not handed over yet.
+    pub busy: AtomicUsize,
 }
 
 /// The step that stands for the end of a sender's patience.
@@ -119,12 +122,25 @@ impl Delivery {
             if let Err(error) = self.started.begin(thread, tasks.iter().map(|t| t.id)) {
                 log::warn!("could not record which messages are started: {error}");
             }
+            self.busy.fetch_add(1, Relaxed);
             self.job(tasks, &mut folders);
+            self.busy.fetch_sub(1, Relaxed);
             if let Err(error) = self.started.end(thread) {
                 log::warn!("could not record which messages are started: {error}");
             }
             drop(slot);
         }
+    }
+
+    /// Waits until no job runs and all outcomes are handed over, at most until `deadline`; `true` when that is so.
+    pub fn wait_until_idle(&self, deadline: Instant) -> bool {
+        while self.dispatcher.running() > 0 || self.busy.load(Relaxed) > 0 {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        true
     }
 
     fn slot(&self) -> Option<link::SlotGuard> {
@@ -303,7 +319,7 @@ impl Delivery {
                 held.hold(worked.task.key, left);
             }
             let end = match failure {
-                Some((step, reason, _)) if self.settings.channel.ack == AckMode::Processed => {
+                Some((step, reason, _)) if !self.is_ours(&worked) => {
                     outcomes.returned.push(self.give_back(&worked, &step, &reason, left, now_us));
                     TaskEnd::Gone
                 }
@@ -393,11 +409,17 @@ impl Delivery {
         })
     }
 
+    /// Whether a message that fails is listed here, whatever its sender does: it was told AA, or a person took it over.
+    fn is_ours(&self, worked: &Worked) -> bool {
+        match &worked.received {
+            Some(received) => flags::is_ours(received.flags),
+            None => self.settings.channel.ack == AckMode::Received,
+        }
+    }
+
     /// `ack: processed`: the sender has waited for as long as it may, and is told to send again.
     fn too_late(&self, task: &Task, left: StepSet) -> Option<FailedStep> {
-        let late = self.settings.channel.ack == AckMode::Processed
-            && !left.is_empty()
-            && self.dispatcher.is_withdrawn(task.ticket);
+        let late = !left.is_empty() && self.dispatcher.is_withdrawn(task.ticket);
         late.then(|| (TOO_LATE.to_owned(), "not done within answer_timeout".to_owned(), task.attempts + 1))
     }
 
@@ -471,6 +493,7 @@ impl Delivery {
                 until_us,
                 since_us: now_us,
                 reason: "the failed folder could not be written".into(),
+                target_down: false,
             })
         };
         let decisions = worked.task.steps.places().map(wait).collect();

@@ -1,16 +1,22 @@
 //! Answers what the master passes on from the command line and what may wait for the disk: what is queued, what is to be
 //! retried or discarded. One thread; the reactor never waits for it.
 
-use crate::committer::Append;
+use crate::committer::{Append, Changed};
 use crate::dispatcher::Dispatcher;
 use crate::failed::FailedFolder;
 use crate::inbox::{Inbox, News};
 use crate::plan::Plan;
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, bounded};
 use hl7::charset::{self, Encoding};
 use journal::{MessageId, Reader};
 use link::{Answer, QUEUE_MAX, Question, Selection, Waiting};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Failed messages retried or discarded by one entry of the committer's queue.
+const PORTION: usize = 64;
+/// How long the committer may take for a portion.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The desk.
 pub struct Desk {
@@ -49,24 +55,44 @@ impl Desk {
         self.inbox.push(News::Answer(number, answer));
     }
 
-    fn change(&self, number: u64, selection: &Selection, append: fn(u64, Vec<MessageId>) -> Append) {
-        match self.chosen(selection) {
-            Ok(ids) => {
-                if self.committer.send(append(number, ids)).is_err() {
-                    self.answer(number, Answer::Error("the worker is stopping".to_owned()));
+    /// Passed on in small portions, so that acknowledgments go on between them.
+    fn change(
+        &self,
+        number: u64,
+        selection: &Selection,
+        append: fn(Vec<MessageId>, Sender<Changed>) -> Append,
+    ) {
+        let ids = match self.chosen(selection) {
+            Ok(ids) => ids,
+            Err(problem) => return self.answer(number, Answer::Error(problem)),
+        };
+        let (told, hear) = bounded(1);
+        let mut sum = Changed::default();
+        for portion in ids.chunks(PORTION) {
+            let sent = self.committer.send(append(portion.to_vec(), told.clone())).is_ok();
+            match hear.recv_timeout(PATIENCE) {
+                Ok(changed) if sent => {
+                    sum.count += changed.count;
+                    sum.problems.extend(changed.problems);
+                }
+                _ => {
+                    sum.problems.push("the worker is stopping or its disk is stuck; ask again".to_owned());
+                    break;
                 }
             }
-            Err(problem) => self.answer(number, Answer::Error(problem)),
         }
+        self.answer(number, Answer::Changed { count: sum.count, problems: sum.problems });
     }
 
     fn chosen(&self, selection: &Selection) -> Result<Vec<MessageId>, String> {
-        let ids = if selection.all {
+        let mut ids = if selection.all {
             self.failed.list()
         } else {
             let parse = |id: &String| id.parse().map_err(|_| format!("{id:?} is not a message id"));
             selection.ids.iter().map(parse).collect::<Result<Vec<MessageId>, String>>()?
         };
+        ids.sort_unstable();
+        ids.dedup();
         let Some(step) = &selection.step else { return Ok(ids) };
         let in_step = |id: &MessageId| self.failed.read(*id).is_ok_and(|(message, _)| message.step == *step);
         Ok(ids.into_iter().filter(in_step).collect())

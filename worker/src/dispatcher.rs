@@ -21,7 +21,7 @@ use journal::{Location, MessageId};
 use state::{Entry, EntryState, State, copy_of, cut, micros, next_spread};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Most messages of one job. Their files are flushed together.
 const JOB_MESSAGES_MAX: usize = 64;
@@ -68,6 +68,8 @@ pub struct Wait {
     pub since_us: i64,
     /// Why it is tried again.
     pub reason: Box<str>,
+    /// The target was down: once it is back the step need not wait out its time.
+    pub target_down: bool,
 }
 
 /// One message of a job.
@@ -268,6 +270,7 @@ impl Dispatcher {
                     until_us,
                     since_us,
                     reason: cut(reason),
+                    target_down: *target_down,
                 })),
                 Verdict::GiveUp => decisions.push(Decision::GaveUp {
                     place: *place,
@@ -351,20 +354,19 @@ impl Dispatcher {
 
     /// The open messages whose bytes are in that segment and that nobody is working on, so that the committer can move
     /// them forward.
-    pub fn in_segment(&self, segment: u32) -> Vec<NewEntry> {
+    pub fn in_segment(&self, segment: u32, limit: usize) -> Vec<(Ticket, NewEntry)> {
         let state = self.lock();
-        let idle = |e: &&Entry| e.location.segment == segment && e.state != EntryState::Running;
-        state.entries.iter().flatten().filter(idle).map(copy_of).collect()
+        let idle = |e: &Entry| e.location.segment == segment && e.state != EntryState::Running;
+        let entries =
+            state.entries.iter().enumerate().filter_map(|(at, e)| Some((at as Ticket, e.as_ref()?)));
+        entries.filter(|(_, e)| idle(e)).take(limit).map(|(at, e)| (at, copy_of(e))).collect()
     }
 
     /// A message's bytes stand elsewhere now. `false`: it is gone meanwhile, or somebody works on it and it stays.
-    pub fn moved(&self, id: MessageId, from: Location, to: Location) -> bool {
+    pub fn moved(&self, ticket: Ticket, id: MessageId, from: Location, to: Location) -> bool {
         let mut state = self.lock();
-        let entry = state
-            .entries
-            .iter_mut()
-            .flatten()
-            .find(|e| e.id == id && e.location == from && e.state != EntryState::Running);
+        let entry = state.entries.get_mut(ticket as usize).and_then(Option::as_mut);
+        let entry = entry.filter(|e| e.id == id && e.location == from && e.state != EntryState::Running);
         entry.map(|e| e.location = to).is_some()
     }
 
@@ -403,17 +405,6 @@ impl Dispatcher {
         // A panic inside leaves numbers, not half-made structures: the lock is taken all the same.
         self.state.lock().unwrap_or_else(|e| e.into_inner())
     }
-}
-
-/// Waits until nothing runs any more, at most until `deadline`; `true` when nothing does.
-pub fn wait_until_idle(dispatcher: &Dispatcher, deadline: Instant) -> bool {
-    while dispatcher.running() > 0 {
-        if Instant::now() >= deadline {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    true
 }
 
 #[cfg(test)]

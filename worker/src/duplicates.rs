@@ -51,35 +51,32 @@ pub enum Seen {
     OtherContent,
 }
 
-/// The messages remembered.
+/// The messages remembered. All their bytes decide, which hold sender and control id; those are looked at by themselves
+/// only to tell that a control id was used twice.
 #[derive(Debug, Default)]
 pub struct Duplicates {
-    by_identity: HashMap<[u8; 16], Remembered>,
-    in_order: VecDeque<([u8; 16], MessageId)>,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Remembered {
-    content: [u8; 16],
-    id: MessageId,
-    time_us: i64,
+    by_content: HashMap<[u8; 16], (MessageId, i64)>,
+    /// How many contents are remembered of a sender and control id.
+    by_identity: HashMap<[u8; 16], u32>,
+    in_order: VecDeque<(Tag, MessageId)>,
 }
 
 impl Duplicates {
     /// What is known of a message.
     pub fn look(&self, tag: &Tag, now_us: i64) -> Seen {
-        match self.by_identity.get(&tag.identity) {
-            Some(seen) if now_us.saturating_sub(seen.time_us) > REMEMBERED_US => Seen::New,
-            Some(seen) if seen.content == tag.content => Seen::Same(seen.id),
-            Some(_) => Seen::OtherContent,
+        match self.by_content.get(&tag.content) {
+            Some((_, time_us)) if now_us.saturating_sub(*time_us) > REMEMBERED_US => Seen::New,
+            Some((id, _)) => Seen::Same(*id),
+            None if self.by_identity.contains_key(&tag.identity) => Seen::OtherContent,
             None => Seen::New,
         }
     }
 
     /// Remembers an accepted message; the oldest make room.
     pub fn remember(&mut self, tag: &Tag, id: MessageId, time_us: i64) {
-        self.by_identity.insert(tag.identity, Remembered { content: tag.content, id, time_us });
-        self.in_order.push_back((tag.identity, id));
+        self.by_content.insert(tag.content, (id, time_us));
+        *self.by_identity.entry(tag.identity).or_default() += 1;
+        self.in_order.push_back((*tag, id));
         while self.in_order.len() > REMEMBERED_MAX {
             self.drop_oldest();
         }
@@ -87,25 +84,45 @@ impl Duplicates {
 
     /// Forgets messages whose storing failed: they were never acknowledged.
     pub fn forget(&mut self, ids: &HashSet<MessageId>) {
-        self.by_identity.retain(|_, seen| !ids.contains(&seen.id));
-        self.in_order.retain(|(_, id)| !ids.contains(id));
+        if ids.is_empty() {
+            return;
+        }
+        for (tag, id) in std::mem::take(&mut self.in_order) {
+            if ids.contains(&id) {
+                self.drop(&tag, id);
+            } else {
+                self.in_order.push_back((tag, id));
+            }
+        }
     }
 
     /// Drops what is older than 24 hours.
     pub fn expire(&mut self, now_us: i64) {
-        while let Some((identity, id)) = self.in_order.front() {
-            match self.by_identity.get(identity) {
-                Some(seen) if seen.id == *id && now_us.saturating_sub(seen.time_us) <= REMEMBERED_US => break,
+        while let Some((tag, id)) = self.in_order.front() {
+            match self.by_content.get(&tag.content) {
+                Some((seen, time_us)) if seen == id && now_us.saturating_sub(*time_us) <= REMEMBERED_US => {
+                    break;
+                }
                 _ => self.drop_oldest(),
             }
         }
     }
 
     fn drop_oldest(&mut self) {
-        if let Some((identity, id)) = self.in_order.pop_front()
-            && self.by_identity.get(&identity).is_some_and(|seen| seen.id == id)
-        {
-            self.by_identity.remove(&identity);
+        if let Some((tag, id)) = self.in_order.pop_front() {
+            self.drop(&tag, id);
+        }
+    }
+
+    fn drop(&mut self, tag: &Tag, id: MessageId) {
+        if self.by_content.get(&tag.content).is_some_and(|(seen, _)| *seen == id) {
+            self.by_content.remove(&tag.content);
+        }
+        if let Some(count) = self.by_identity.get_mut(&tag.identity) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_identity.remove(&tag.identity);
+            }
         }
     }
 }
@@ -115,6 +132,7 @@ mod tests {
     use super::*;
 
     fn tag(control_id: &str, body: &str) -> Tag {
+        let body = format!("{control_id}|{body}");
         TagKey([7; 16]).tag([b"APP", b"FAC"], control_id.as_bytes(), body.as_bytes())
     }
 
@@ -134,7 +152,19 @@ mod tests {
         seen.remember(&tag("1", "a"), MessageId::new(1, 1), 0);
         assert_eq!(seen.look(&tag("1", "a"), REMEMBERED_US + 1), Seen::New);
         seen.expire(REMEMBERED_US + 1);
-        assert!(seen.by_identity.is_empty() && seen.in_order.is_empty());
+        assert!(seen.by_identity.is_empty() && seen.by_content.is_empty() && seen.in_order.is_empty());
+    }
+
+    #[test]
+    fn a_control_id_used_for_two_messages_does_not_make_the_first_one_new() {
+        let mut seen = Duplicates::default();
+        let (first, second) = (MessageId::new(1, 1), MessageId::new(2, 1));
+        seen.remember(&tag("1", "a"), first, 0);
+        seen.remember(&tag("1", "b"), second, 0);
+        assert_eq!(seen.look(&tag("1", "a"), 1), Seen::Same(first));
+        seen.forget(&HashSet::from([second]));
+        assert_eq!(seen.look(&tag("1", "a"), 1), Seen::Same(first));
+        assert_eq!(seen.look(&tag("1", "b"), 1), Seen::OtherContent);
     }
 
     #[test]
@@ -143,7 +173,7 @@ mod tests {
         for n in 0..REMEMBERED_MAX as u64 + 10 {
             seen.remember(&tag(&n.to_string(), "a"), MessageId::new(n, 0), 0);
         }
-        assert_eq!(seen.by_identity.len(), REMEMBERED_MAX);
+        assert_eq!((seen.by_identity.len(), seen.by_content.len()), (REMEMBERED_MAX, REMEMBERED_MAX));
         assert_eq!(seen.look(&tag("9", "a"), 0), Seen::New);
         assert_ne!(seen.look(&tag("10", "a"), 0), Seen::New);
     }

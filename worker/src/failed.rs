@@ -116,27 +116,28 @@ pub struct FailedFolder {
 }
 
 impl FailedFolder {
-    /// Opens the folder and reads which messages are in it. `is_open` says which are open in the journal: their files
-    /// are left over from a retry, or from a failure that did not get on record, and are removed.
+    /// Opens the folder, which is there, and reads which messages are in it. `is_over` says which are open in the
+    /// journal, or were given up: their files are left over and are removed.
     ///
     /// # Errors
-    /// The folder cannot be made or read.
-    pub fn open(path: &Path, is_open: impl Fn(MessageId) -> bool) -> io::Result<FailedFolder> {
-        fs::create_dir_all(path)?;
+    /// The folder cannot be read.
+    pub fn open(path: &Path, is_over: impl Fn(MessageId) -> bool) -> io::Result<FailedFolder> {
         let folder = FailedFolder { path: path.to_owned(), ids: Mutex::default() };
+        let (mut bodies, mut over) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(path)? {
             let name = entry?.file_name();
             let Some(name) = name.to_str() else { continue };
-            if name.ends_with(".part") {
-                let _ = fs::remove_file(path.join(name));
-            }
-            let Some(id) = name.strip_suffix(".json").and_then(|stem| stem.parse().ok()) else { continue };
-            if is_open(id) {
-                folder.remove(id)?;
-            } else {
-                folder.ids().insert(id);
+            match name.rsplit_once('.').map(|(stem, suffix)| (stem.parse::<MessageId>(), suffix)) {
+                Some((Ok(id), "json")) if is_over(id) => over.push(id),
+                Some((Ok(id), "json")) => drop(folder.ids().insert(id)),
+                Some((Ok(id), "hl7")) => bodies.push(id),
+                Some((_, "part")) => drop(fs::remove_file(path.join(name))),
+                _ => {}
             }
         }
+        bodies.retain(|id| !folder.contains(*id));
+        folder.remove(&over)?;
+        folder.remove(&bodies)?;
         Ok(folder)
     }
 
@@ -157,16 +158,15 @@ impl FailedFolder {
         ids
     }
 
-    /// Writes a failed message and flushes it; only then may the journal say that it has failed.
+    /// Writes a failed message and flushes it; only then may the journal say that it has failed, and only when it has
+    /// said so is the message listed.
     ///
     /// # Errors
     /// The disk.
     pub fn keep(&self, id: MessageId, message: &FailedMessage, body: &[u8]) -> io::Result<()> {
         replace_file(&self.path.join(format!("{id}.hl7")), body)?;
         let json = serde_json::to_vec_pretty(message).map_err(io::Error::other)?;
-        replace_file(&self.path.join(format!("{id}.json")), &json)?;
-        self.ids().insert(id);
-        Ok(())
+        replace_file(&self.path.join(format!("{id}.json")), &json)
     }
 
     /// Reads a failed message.
@@ -184,19 +184,26 @@ impl FailedFolder {
         Ok((message, read(format!("{id}.hl7"))?))
     }
 
-    /// Takes a message out, once the journal says that it is tried again or discarded.
+    /// The journal says that these messages have failed.
+    pub fn list_as_failed(&self, ids: &[MessageId]) {
+        self.ids().extend(ids);
+    }
+
+    /// Takes messages out, once the journal says that they are tried again or discarded.
     ///
     /// # Errors
     /// The disk.
-    pub fn remove(&self, id: MessageId) -> io::Result<()> {
-        self.ids().remove(&id);
-        for name in [format!("{id}.json"), format!("{id}.hl7")] {
-            match fs::remove_file(self.path.join(name)) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
+    pub fn remove(&self, ids: &[MessageId]) -> io::Result<()> {
+        for id in ids {
+            self.ids().remove(id);
+            for name in [format!("{id}.json"), format!("{id}.hl7")] {
+                match fs::remove_file(self.path.join(name)) {
+                    Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                    _ => {}
+                }
             }
         }
-        self.flush()
+        if ids.is_empty() { Ok(()) } else { self.flush() }
     }
 
     fn flush(&self) -> io::Result<()> {
@@ -237,12 +244,15 @@ mod tests {
     fn a_failed_message_is_there_again_after_a_restart() {
         let dir = tempfile::tempdir().unwrap();
         let id = MessageId::new(5, 6);
-        FailedFolder::open(dir.path(), |_| false).unwrap().keep(id, &message(id), b"MSH|").unwrap();
+        let folder = FailedFolder::open(dir.path(), |_| false).unwrap();
+        folder.keep(id, &message(id), b"MSH|").unwrap();
+        assert!(!folder.contains(id), "listed only once the journal says so");
+        folder.list_as_failed(&[id]);
         let folder = FailedFolder::open(dir.path(), |_| false).unwrap();
         assert_eq!(folder.list(), [id]);
         let (read, body) = folder.read(id).unwrap();
         assert_eq!((read.tag().unwrap().identity, body.as_slice()), ([0xab; 16], &b"MSH|"[..]));
-        folder.remove(id).unwrap();
+        folder.remove(&[id]).unwrap();
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
     }
 
@@ -250,7 +260,10 @@ mod tests {
     fn a_message_that_the_journal_has_open_is_not_failed() {
         let dir = tempfile::tempdir().unwrap();
         let id = MessageId::new(5, 6);
-        FailedFolder::open(dir.path(), |_| false).unwrap().keep(id, &message(id), b"MSH|").unwrap();
+        let folder = FailedFolder::open(dir.path(), |_| false).unwrap();
+        folder.keep(id, &message(id), b"MSH|").unwrap();
+        assert!(!folder.contains(id), "listed only once the journal says so");
+        folder.list_as_failed(&[id]);
         let folder = FailedFolder::open(dir.path(), |open| open == id).unwrap();
         assert_eq!(folder.count(), 0);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

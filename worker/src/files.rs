@@ -20,6 +20,8 @@ const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
 /// Up to that many flushes one by one; above it the whole file system is flushed once, which costs about as much as two
 /// or three single ones and does not grow with their number.
 const SINGLE_FLUSHES_MAX: usize = 3;
+/// Files of a batch that are kept open until all are flushed together; further ones are flushed at once.
+const OPEN_FILES_MAX: usize = 256;
 /// Names tried for one file: its own, with the message id, then with a number.
 const NAMES_MAX: usize = 10;
 
@@ -66,7 +68,8 @@ pub struct FileBatch<'f> {
 #[derive(Debug)]
 struct StagedFile {
     folder: Arc<Folder>,
-    file: File,
+    /// `None` where its data are flushed already.
+    file: Option<File>,
     temporary: String,
     stem: String,
     suffix: String,
@@ -93,12 +96,18 @@ impl<'f> FileBatch<'f> {
                     folder_path(new.root, new.below),
                     text(errno)
                 ),
-                folder_down: true,
+                // The folder of one day says nothing of the others.
+                folder_down: new.below.is_empty() || !new.root.is_dir(),
             })?;
         let temporary = format!(".hl7server-{}-{}-{}.part", new.id, new.part.0, new.part.1);
+        let open_files = self.files.len();
         let written = create(&folder, &temporary).and_then(|mut file| {
             file.write_all(bytes)?;
-            Ok(file)
+            if open_files < OPEN_FILES_MAX {
+                return Ok(Some(file));
+            }
+            file.sync_data()?;
+            Ok(None)
         });
         match written {
             Ok(file) => {
@@ -117,7 +126,7 @@ impl<'f> FileBatch<'f> {
             Err(error) => {
                 let _ = rustix::fs::unlinkat(&*folder, &temporary, AtFlags::empty());
                 self.folders.forget(&folder);
-                Err(fault("write", &folder, &format!("{}{}", new.stem, new.suffix), &error))
+                Err(fault("write", &folder, &error))
             }
         }
     }
@@ -139,8 +148,7 @@ impl<'f> FileBatch<'f> {
             match staged.put_in_place() {
                 Ok(name) => names[at] = Some(name),
                 Err(error) => {
-                    let name = format!("{}{}", staged.stem, staged.suffix);
-                    staged.fault = Some(fault("put in place", &staged.folder, &name, &error));
+                    staged.fault = Some(fault("put in place", &staged.folder, &error));
                     held.extend(staged.line);
                 }
             }
@@ -162,7 +170,7 @@ impl<'f> FileBatch<'f> {
 
     fn flush_data(&mut self) {
         let files = (0..self.files.len()).map(|at| (at, vec![at])).collect();
-        self.flush(files, |staged| rustix::fs::fdatasync(&staged.file));
+        self.flush(files, |staged| staged.file.as_ref().map_or(Ok(()), rustix::fs::fdatasync));
     }
 
     fn flush_folders(&mut self) {
@@ -186,7 +194,8 @@ impl<'f> FileBatch<'f> {
         mut objects: Vec<(usize, Vec<usize>)>,
         one: impl Fn(&StagedFile) -> rustix::io::Result<()>,
     ) {
-        let many = objects.len() > SINGLE_FLUSHES_MAX;
+        let whole = |at: usize| self.files[at].folder.flushes_whole();
+        let many = objects.len() > SINGLE_FLUSHES_MAX && objects.iter().all(|(at, _)| whole(*at));
         if many {
             let mut systems: Vec<(usize, Vec<usize>)> = Vec::new();
             for (first, files) in objects {
@@ -209,8 +218,7 @@ impl<'f> FileBatch<'f> {
         let Err(errno) = flushed else { return };
         for at in files {
             let staged = &mut self.files[*at];
-            let name = format!("{}{}", staged.stem, staged.suffix);
-            staged.fault.get_or_insert_with(|| fault("flush", &staged.folder, &name, &errno.into()));
+            staged.fault.get_or_insert_with(|| fault("flush", &staged.folder, &errno.into()));
         }
     }
 }
@@ -258,11 +266,11 @@ impl StagedFile {
             Err(_) => return Ok(false),
         };
         let meta = theirs.metadata()?;
-        if !meta.is_file() || meta.len() != self.file.metadata()?.len() {
-            return Ok(false);
-        }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let ours = File::from(rustix::fs::openat(&*self.folder, &self.temporary, flags, Mode::empty())?);
+        if !meta.is_file() || meta.len() != ours.metadata()?.len() {
+            return Ok(false);
+        }
         if !same_bytes(ours, &theirs)? {
             return Ok(false);
         }
@@ -340,10 +348,23 @@ fn rename_noreplace(folder: &Folder, from: &str, to: &str) -> rustix::io::Result
     }
 }
 
-fn fault(what: &str, folder: &Folder, name: &str, error: &std::io::Error) -> FileFault {
-    let own = [Errno::LOOP, Errno::NAMETOOLONG, Errno::EXIST, Errno::ISDIR].map(Errno::raw_os_error);
+/// Faults of one file, not of its folder.
+const OWN_FAULTS: [Errno; 8] = [
+    Errno::LOOP,
+    Errno::NAMETOOLONG,
+    Errno::EXIST,
+    Errno::ISDIR,
+    Errno::NOENT,
+    Errno::FBIG,
+    Errno::MFILE,
+    Errno::NFILE,
+];
+
+/// The reason names the folder and not the file: file names hold patient ids.
+fn fault(what: &str, folder: &Folder, error: &std::io::Error) -> FileFault {
+    let own = OWN_FAULTS.map(Errno::raw_os_error);
     FileFault {
-        reason: format!("could not {what} {:?}: {}", folder.path().join(name), plain(error)),
+        reason: format!("could not {what} a file in {:?}: {}", folder.path(), plain(error)),
         folder_down: !error.raw_os_error().is_some_and(|raw| own.contains(&raw)),
     }
 }

@@ -10,6 +10,8 @@ use std::sync::Arc;
 
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o750);
 const OPEN_FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+/// ext2 to ext4, XFS, Btrfs, tmpfs (`statfs`(2)).
+const SYNCFS_SYSTEMS: [i64; 4] = [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994];
 /// Folders kept open by a delivery thread; above that all are closed and opened anew.
 const KEPT_MAX: usize = 64;
 
@@ -20,12 +22,19 @@ pub struct Folder {
     path: PathBuf,
     device: u64,
     inode: u64,
+    flushes_whole: bool,
 }
 
 impl Folder {
     /// Its path, for messages.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Whether flushing the whole file system (`syncfs`) is known to bring everything to the disk. FUSE and network file
+    /// systems may only seem to.
+    pub fn flushes_whole(&self) -> bool {
+        self.flushes_whole
     }
 
     /// The file system it is on.
@@ -100,19 +109,41 @@ fn open(root: &Path, below: &str, path: PathBuf) -> Result<Folder, Errno> {
         if part == ".." {
             return Err(Errno::XDEV);
         }
-        fd = open_or_make(fd.as_fd(), Path::new(part), OFlags::NOFOLLOW)?;
+        let child = open_or_make(fd.as_fd(), Path::new(part), OFlags::NOFOLLOW)?;
+        flush_folder(fd.as_fd())?;
+        fd = child;
     }
     let stat = rustix::fs::fstat(&fd)?;
-    Ok(Folder { fd, path, device: stat.st_dev, inode: stat.st_ino })
+    let kind = rustix::fs::fstatfs(&fd)?.f_type;
+    let flushes_whole = SYNCFS_SYSTEMS.contains(&(kind as i64));
+    Ok(Folder { fd, path, device: stat.st_dev, inode: stat.st_ino, flushes_whole })
+}
+
+/// Ends what an earlier process may have left between making a folder and flushing the one it is in.
+fn flush_folder(folder: BorrowedFd<'_>) -> Result<(), Errno> {
+    match rustix::fs::fsync(folder) {
+        // Some file systems know no flush of folders.
+        Ok(()) | Err(Errno::INVAL | Errno::NOTSUP | Errno::ROFS) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// The root is the administrator's: links in its path are followed.
 fn open_root(root: &Path) -> Result<OwnedFd, Errno> {
+    let parent = root.parent();
     match rustix::fs::openat(CWD, root, OPEN_FOLDER, Mode::empty()) {
         Err(Errno::NOENT) => {}
-        other => return other,
+        other => {
+            // A parent that cannot be read was not made by us.
+            if let Some(parent) = parent
+                && let Ok(parent) = rustix::fs::openat(CWD, parent, OPEN_FOLDER, Mode::empty())
+            {
+                flush_folder(parent.as_fd())?;
+            }
+            return other;
+        }
     }
-    let parent = root.parent().ok_or(Errno::NOENT)?;
+    let parent = parent.ok_or(Errno::NOENT)?;
     let name = root.file_name().ok_or(Errno::NOENT)?;
     let parent = open_root(parent)?;
     open_or_make(parent.as_fd(), Path::new(name), OFlags::empty())
@@ -129,7 +160,7 @@ fn open_or_make(parent: BorrowedFd<'_>, name: &Path, extra: OFlags) -> Result<Ow
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno),
     }
-    rustix::fs::fsync(parent)?;
+    flush_folder(parent)?;
     rustix::fs::openat(parent, name, OPEN_FOLDER | extra, Mode::empty())
 }
 

@@ -122,7 +122,9 @@ impl Intake {
         for message in recent {
             duplicates.remember(&message.tag, message.id, message.time_us);
             ids.after(message.id);
-            if message.state == journal::State::Discarded {
+            // Given back, and nothing is remembered of what was done of it: it begins anew, like one that was given up.
+            let forgotten = message.state == journal::State::Returned && returned.get(message.id).is_none();
+            if message.state == journal::State::Discarded || forgotten {
                 discarded.insert(message.id);
             }
         }
@@ -249,6 +251,9 @@ impl Intake {
             }
         };
         self.counters.duplicates.fetch_add(1, Relaxed);
+        if let Some(memory) = self.returned.get(id).filter(|_| !is_awaited(id)) {
+            return Standing::Returned(id, memory);
+        }
         match self.settings.channel.ack {
             AckMode::Received if self.failed.contains(id) || self.discarded.remove(&id) => {
                 Standing::Again(id)
@@ -257,11 +262,8 @@ impl Intake {
             // It took its worker down: that is not tried again at its sender's wish.
             AckMode::Processed if self.failed.contains(id) => Standing::Failed(id),
             AckMode::Processed if is_awaited(id) => Standing::InProgress(id),
-            AckMode::Processed => match self.returned.get(id) {
-                Some(memory) => Standing::Returned(id, memory),
-                None if self.discarded.remove(&id) => Standing::Again(id),
-                None => Standing::Ended(id),
-            },
+            AckMode::Processed if self.discarded.remove(&id) => Standing::Again(id),
+            AckMode::Processed => Standing::Ended(id),
         }
     }
 
@@ -317,6 +319,15 @@ impl Intake {
     /// Messages that could not be stored were never here.
     pub fn forget(&mut self, ids: &HashSet<MessageId>) {
         self.duplicates.forget(ids);
+    }
+
+    /// Messages that had ended and came again could not be stored: the next time they begin anew too.
+    pub fn not_taken_up(&mut self, ids: impl Iterator<Item = MessageId>) {
+        for id in ids {
+            if !self.failed.contains(id) && self.returned.get(id).is_none() {
+                self.discarded.insert(id);
+            }
+        }
     }
 
     /// Messages were given up by hand.

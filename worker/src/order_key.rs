@@ -16,8 +16,10 @@ const PRIOR_PATIENT_ID: &str = "prior_patient_id";
 #[derive(Clone, Debug)]
 pub struct OrderKeys {
     patient: Vec<FieldPath>,
-    /// Every patient of a merge, survivors and priors alike.
-    merge: Vec<FieldPath>,
+    /// The same of every pair of a merge: the survivors…
+    survivors: Vec<FieldPath>,
+    /// … and those merged away.
+    priors: Vec<FieldPath>,
 }
 
 /// Kinds of keys, so that a patient's number is never a sender's.
@@ -28,12 +30,16 @@ impl OrderKeys {
     /// From a channel's mapping; PID-3.1 where it maps no `patient_id`.
     pub fn of(channel: &Channel) -> OrderKeys {
         let mapped = |name: &str| channel.mapping.iter().find(|m| m.name == name).map(|m| m.paths.clone());
-        let path = |text: &str| text.parse::<FieldPath>().expect("a path written here is right");
         let patient = mapped(PATIENT_ID).unwrap_or_else(|| vec![path("PID.1.3.1")]);
-        let mut merge = vec![path("PID.*.3.1"), path("MRG.*.1.1")];
-        merge.extend(mapped(PATIENT_ID).unwrap_or_default());
-        merge.extend(mapped(PRIOR_PATIENT_ID).unwrap_or_default());
-        OrderKeys { patient, merge }
+        let every = |paths: &[FieldPath]| paths.iter().map(every_segment).collect();
+        OrderKeys {
+            survivors: every(&patient),
+            priors: match mapped(PRIOR_PATIENT_ID) {
+                Some(paths) => every(&paths),
+                None => patient.iter().map(prior_of).collect(),
+            },
+            patient,
+        }
     }
 
     /// The keys of a message: its patient's; those of every patient of a merge; else its sender's.
@@ -48,14 +54,13 @@ impl OrderKeys {
         let mut keys: Vec<u64> = match (message, workflow) {
             (None, _) => Vec::new(),
             (Some(message), Workflow::PatientMerge) => {
-                let values = self.merge.iter().flat_map(|path| message.text_all(path));
-                values.filter(|v| !v.is_empty()).map(|v| hash.order_key(PATIENT, &[v.as_bytes()])).collect()
+                let mut keys = keys_of_each(message, &self.survivors, hash);
+                keys.extend(keys_of_each(message, &self.priors, hash));
+                keys
             }
             (Some(message), _) => {
                 let texts: Vec<_> = self.patient.iter().filter_map(|path| message.text(path)).collect();
-                let parts: Vec<&[u8]> =
-                    texts.iter().map(|t| t.as_bytes()).filter(|t| !t.is_empty()).collect();
-                if parts.is_empty() { Vec::new() } else { vec![hash.order_key(PATIENT, &parts)] }
+                patient_key(texts.iter().map(AsRef::as_ref), hash).into_iter().collect()
             }
         };
         keys.sort_unstable();
@@ -66,5 +71,83 @@ impl OrderKeys {
             keys.push(hash.order_key(SENDER, &[header.field(3), header.field(4), address.as_bytes()]));
         }
         keys
+    }
+}
+
+/// One key for the values that name one patient; none where all are empty.
+fn patient_key<'a>(values: impl Iterator<Item = &'a str>, hash: &TagKey) -> Option<u64> {
+    let parts: Vec<&[u8]> = values.filter(|v| !v.is_empty()).map(str::as_bytes).collect();
+    (!parts.is_empty()).then(|| hash.order_key(PATIENT, &parts))
+}
+
+/// The key of the first patient that the paths name, of the second, and so on.
+fn keys_of_each(message: &Message<'_>, paths: &[FieldPath], hash: &TagKey) -> Vec<u64> {
+    let columns: Vec<Vec<_>> = paths.iter().map(|path| message.text_all(path)).collect();
+    let rows = columns.iter().map(Vec::len).max().unwrap_or(0);
+    let row = |n: usize| columns.iter().filter_map(move |column| column.get(n)).map(AsRef::as_ref);
+    (0..rows).filter_map(|n| patient_key(row(n), hash)).collect()
+}
+
+fn path(text: &str) -> FieldPath {
+    text.parse().expect("a path written here is right")
+}
+
+/// The same path in every segment of its name.
+fn every_segment(one: &FieldPath) -> FieldPath {
+    let text = one.to_string();
+    let mut parts: Vec<&str> = text.split('.').collect();
+    parts[1] = "*";
+    parts.join(".").parse().unwrap_or(*one)
+}
+
+/// Where the id merged away stands, by where the surviving one does: PID-3 → MRG-1, PID-2 → MRG-4, PID-4 → MRG-2,
+/// PID-18 → MRG-3 (HL7 v2.5.1, 3.4.9).
+fn prior_of(patient: &FieldPath) -> FieldPath {
+    let field = match (patient.segment(), patient.field()) {
+        ("PID", 2) => 4,
+        ("PID", 4) => 2,
+        ("PID", 18) => 3,
+        _ => 1,
+    };
+    let component = patient.component().map(|c| format!(".{c}")).unwrap_or_default();
+    path(&format!("MRG.*.{field}{component}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::settings;
+
+    fn keys(lines: &str, workflow: Workflow, segments: &str) -> Vec<u64> {
+        let text = format!("MSH|^~\\&|A|B|C|D|20260101||ADT^A34|1|P|2.5\r{segments}");
+        let message = Message::parse(&text).unwrap();
+        let header = Header::parse(text.as_bytes()).unwrap();
+        let order = OrderKeys::of(&settings(lines).channel);
+        order.keys(Some(&message), &header, "127.0.0.1".parse().unwrap(), workflow, &TagKey([1; 16]))
+    }
+
+    #[test]
+    fn a_merge_meets_the_messages_of_both_patients_of_every_pair() {
+        for (lines, pid, mrg) in [
+            ("mapping: {}", "PID|1||X^^^H", "MRG|X^^^H"),
+            ("mapping: { patient_id: PID.1.2.1 }", "PID|1|X", "MRG||||X"),
+            ("mapping: { patient_id: PID.1.18.1 }", "PID|1|||||||||||||||||X", "MRG|||X"),
+            ("mapping: { patient_id: [PID.1.3.1, PID.1.3.4] }", "PID|1||X^^^H", "MRG|X^^^H"),
+        ] {
+            let of = |id: &str| keys(lines, Workflow::Store, &format!("{}\r", pid.replace('X', id)));
+            let pair = |a: &str, b: &str| format!("{}\r{}\r", pid.replace('X', a), mrg.replace('X', b));
+            let merge = keys(lines, Workflow::PatientMerge, &(pair("1", "2") + &pair("3", "4")));
+            for id in ["1", "2"] {
+                assert!(merge.contains(&of(id)[0]), "{lines}: patient {id}");
+            }
+            assert!(merge.len() >= 3, "{lines}: {merge:?}");
+        }
+    }
+
+    #[test]
+    fn a_message_without_a_patient_stands_in_its_senders_lane() {
+        let first = keys("mapping: {}", Workflow::Store, "EVN|A01\r");
+        assert_eq!(first, keys("mapping: {}", Workflow::Store, "NK1|1\r"));
+        assert_ne!(first, keys("mapping: {}", Workflow::Store, "PID|1||7\r"));
     }
 }

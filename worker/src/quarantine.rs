@@ -24,12 +24,11 @@ pub struct Quarantine {
 }
 
 impl Quarantine {
-    /// Opens the folder.
+    /// Opens the folder, which is there.
     ///
     /// # Errors
-    /// It cannot be made or read.
+    /// It cannot be read.
     pub fn open(path: PathBuf) -> std::io::Result<Quarantine> {
-        fs::create_dir_all(&path)?;
         let mut files = std::collections::BTreeMap::new();
         for entry in fs::read_dir(&path)? {
             let entry = entry?;

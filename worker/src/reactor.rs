@@ -230,10 +230,9 @@ impl Turn<'_> {
         if !self.outgoing.is_empty() || self.draining.is_some() {
             return Duration::from_millis(5);
         }
-        let deadlines = self
-            .connections
-            .iter()
-            .filter_map(|(_, c)| [c.deadline_ms, c.lingers_until_ms].into_iter().flatten().min());
+        let deadline =
+            |c: &Connection| [c.watched_deadline_ms(), c.lingers_until_ms].into_iter().flatten().min();
+        let deadlines = self.connections.iter().filter_map(|(_, c)| deadline(c));
         let deadlines = deadlines.chain(self.awaiting.deadline_ms());
         let mut next = deadlines.min().unwrap_or(u64::MAX).min(self.next_report_ms);
         if self.accept_pause_until_ms > now_ms {
@@ -264,7 +263,7 @@ impl Turn<'_> {
     /// Timers of the sessions, lingering ends, the backlog's patience.
     fn time_passes(&mut self, now_ms: u64) {
         let idle_timeout_ms = self.idle_timeout_ms();
-        let due = |c: &Connection| c.deadline_ms.is_some_and(|t| t <= now_ms);
+        let due = |c: &Connection| c.watched_deadline_ms().is_some_and(|t| t <= now_ms);
         let over = |c: &Connection| c.lingers_until_ms.is_some_and(|t| t <= now_ms || c.ended);
         let late: Vec<usize> =
             self.connections.iter().filter(|(_, c)| due(c) || over(c)).map(|(at, _)| at).collect();
@@ -274,7 +273,7 @@ impl Turn<'_> {
             if over(connection) {
                 self.close(at);
             } else {
-                connection.session.tick(now_ms, idle_timeout_ms, &mut events);
+                connection.session.tick(now_ms, idle_timeout_ms, connection.readable, &mut events);
                 self.apply(at, &mut events, now_ms);
                 self.write(at);
                 self.connections.recount(at);

@@ -14,9 +14,11 @@ use crate::start::StartFault;
 use crate::started::Started;
 use crate::strikes;
 use config::WorkerSettings;
-use journal::{FileStorage, Journal, MessageId, OpenFault, Options, Recent, Record, Replayed};
+use journal::{
+    FileStorage, Journal, JournalError, MessageId, OpenFault, Options, Recent, Record, Replayed, State,
+};
 use link::Death;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -24,6 +26,8 @@ use std::time::{Duration, Instant};
 
 /// How long a worker waits for one that still drains to give the journal up.
 const LOCK_WITHIN: Duration = Duration::from_secs(10);
+/// The step that a message fails in which takes its workers down.
+const CRASH_STEP: &str = "crash";
 /// Time between two tries for the lock.
 const LOCK_EVERY: Duration = Duration::from_millis(20);
 
@@ -69,9 +73,12 @@ pub(crate) fn recover(
     let could_not = |what: &str, path: &Path, why: String| {
         StartFault::temporary(format!("could not {what} {path:?}: {why}"))
     };
-    Folders::default()
-        .open(&folder, "", &mut Vec::new())
-        .map_err(|e| could_not("make folder", &folder, plain(&e.into())))?;
+    let mut folders = Folders::default();
+    for below in ["", "failed", "returned", "quarantine"] {
+        folders
+            .open(&folder, below, &mut Vec::new())
+            .map_err(|e| could_not("make folder", &folder.join(below), plain(&e.into())))?;
+    }
     let paths = Paths {
         journal: folder.join("journal"),
         failed: folder.join("failed"),
@@ -108,29 +115,37 @@ pub(crate) fn recover(
     }
     let Replay { mut entries, finished, .. } = replay;
     let open: HashSet<MessageId> = entries.iter().map(|e| e.id).collect();
-    let failed = FailedFolder::open(&paths.failed, |id| open.contains(&id))
+    let state: HashMap<MessageId, State> = summary.recent.iter().map(|r| (r.id, r.state)).collect();
+    let given_up = |id| state.get(&id) == Some(&State::Discarded);
+    let failed = FailedFolder::open(&paths.failed, |id| open.contains(&id) || given_up(id))
         .map_err(|e| could_not("read folder", &paths.failed, plain(&e)))?;
 
     let returned = folder.join("returned");
-    let returned = ReturnedFolder::open(&returned, |id| open.contains(&id))
+    let is_returned = |id| state.get(&id) == Some(&State::Returned) && !open.contains(&id);
+    let returned = ReturnedFolder::open(&returned, is_returned)
         .map_err(|e| could_not("read folder", &returned, plain(&e)))?;
 
     let condemned: Vec<NewEntry> = entries.extract_if(.., |e| e.strikes >= strikes::LIMIT).collect();
-    let charge = |e: journal::JournalError| could_not("write journal", &paths.journal, e.to_string());
-    for entry in entries.iter().filter(|e| e.suspect && e.strikes > 0) {
-        journal.append(&Record::Strike { id: entry.id, count: entry.strikes }).map_err(charge)?;
-    }
     let reader = journal.reader();
     for entry in &condemned {
         condemn(entry, settings, plan, &failed, &reader)?;
-        journal.append(&Record::Failed { id: entry.id, step: "crash" }).map_err(charge)?;
     }
-    for entry in &finished {
-        journal.append(&Record::Done { ids: &[entry.id] }).map_err(charge)?;
+    match record(&mut journal, &entries, &condemned, &finished) {
+        Ok(()) => {
+            failed.list_as_failed(&condemned.iter().map(|e| e.id).collect::<Vec<_>>());
+            condemned.iter().chain(&finished).for_each(|entry| journal.ended(entry.location));
+        }
+        // Nothing of it is on record: the condemned run once more, alone, and what is finished is found so again.
+        Err(JournalError::Full(_)) => {
+            log::warn!("no room to record what the last worker left; it is recorded at the next start");
+            entries.splice(0..0, condemned);
+        }
+        Err(error) => return Err(could_not("write journal", &paths.journal, error.to_string())),
     }
-    journal.flush().map_err(charge)?;
-    condemned.iter().chain(&finished).for_each(|entry| journal.ended(entry.location));
-    journal.retire().map_err(charge)?;
+    match journal.retire() {
+        Ok(_) | Err(JournalError::Full(_)) => {}
+        Err(error) => return Err(could_not("write journal", &paths.journal, error.to_string())),
+    }
     let suspects = entries.iter().filter(|e| e.suspect).count();
     log::info!(
         "journal open: {} waiting, {} failed, {} segments{}",
@@ -151,6 +166,25 @@ pub(crate) fn recover(
     })
 }
 
+/// Strikes, and messages that need nothing any more.
+fn record(
+    journal: &mut Journal<FileStorage>,
+    entries: &[NewEntry],
+    condemned: &[NewEntry],
+    finished: &[NewEntry],
+) -> Result<(), JournalError> {
+    for entry in entries.iter().filter(|e| e.suspect && e.strikes > 0) {
+        journal.append(&Record::Strike { id: entry.id, count: entry.strikes })?;
+    }
+    for entry in condemned {
+        journal.append(&Record::Failed { id: entry.id, step: CRASH_STEP })?;
+    }
+    for entry in finished {
+        journal.append(&Record::Done { ids: &[entry.id] })?;
+    }
+    journal.flush()
+}
+
 /// The old worker of a replaced channel, or an orphan of a dead master, may still be draining.
 fn lock(path: &Path) -> Result<FileStorage, StartFault> {
     let deadline = Instant::now() + LOCK_WITHIN;
@@ -165,10 +199,14 @@ fn lock(path: &Path) -> Result<FileStorage, StartFault> {
 
 /// The channel's own hash key, made once.
 fn tag_key(path: &Path) -> std::io::Result<TagKey> {
-    if let Ok(bytes) = fs::read(path)
-        && let Ok(key) = bytes.try_into()
-    {
-        return Ok(TagKey(key));
+    match fs::read(path) {
+        Ok(bytes) => {
+            let key = bytes.try_into().map_err(|_| std::io::Error::other("it does not hold 16 bytes"))?;
+            return Ok(TagKey(key));
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        // With another key every message would look new, and every patient be another.
+        Err(error) => return Err(error),
     }
     let mut key = [0; 16];
     getrandom::fill(&mut key).map_err(std::io::Error::other)?;
@@ -205,6 +243,7 @@ impl Replay<'_> {
                 until_us: again.until_us.min(self.latest_us),
                 since_us: again.since_us,
                 reason: again.reason.into(),
+                target_down: false,
             })
         });
         let entry = NewEntry {
@@ -233,7 +272,7 @@ fn condemn(
     let flags = received.as_ref().map_or(0, |r| r.flags);
     let done = plan.steps_of(flags::workflow(flags)).without(entry.steps);
     let failure = Failure {
-        step: "crash",
+        step: CRASH_STEP,
         reason: "the worker ended again and again while this message was being processed",
         attempts: 0,
         steps_done: done.places().map(|p| plan.name(p).to_owned()).collect(),

@@ -31,20 +31,19 @@ pub struct ReturnedFolder {
 }
 
 impl ReturnedFolder {
-    /// Reads the folder. `is_open` says which messages are open in the journal: they were not returned after all, or
-    /// have come again.
+    /// Reads the folder, which is there. `is_returned` is what the journal says: other files are left over from a
+    /// message that was not returned after all, or has come again.
     ///
     /// # Errors
-    /// The folder cannot be made or read.
-    pub fn open(path: &Path, is_open: impl Fn(MessageId) -> bool) -> io::Result<ReturnedFolder> {
-        std::fs::create_dir_all(path)?;
+    /// The folder cannot be read.
+    pub fn open(path: &Path, is_returned: impl Fn(MessageId) -> bool) -> io::Result<ReturnedFolder> {
         let mut messages = BTreeMap::new();
         for entry in std::fs::read_dir(path)? {
             let file = entry?.path();
             let id = file.file_stem().and_then(|stem| stem.to_str()?.parse::<MessageId>().ok());
             let message = std::fs::read(&file).ok().and_then(|json| serde_json::from_slice(&json).ok());
             match (id, message) {
-                (Some(id), Some(message)) if !is_open(id) => drop(messages.insert(id, message)),
+                (Some(id), Some(message)) if is_returned(id) => drop(messages.insert(id, message)),
                 _ => std::fs::remove_file(&file)?,
             }
         }
@@ -101,9 +100,9 @@ mod tests {
         let id = MessageId::new(1, 2);
         let message =
             ReturnedMessage { received_us: 1, utc_offset_s: 3600, steps_done: vec!["archive".into()] };
-        let folder = ReturnedFolder::open(dir.path(), |_| false).unwrap();
+        let folder = ReturnedFolder::open(dir.path(), |_| true).unwrap();
         folder.keep(id, message.clone()).unwrap();
-        let folder = ReturnedFolder::open(dir.path(), |_| false).unwrap();
+        let folder = ReturnedFolder::open(dir.path(), |_| true).unwrap();
         assert_eq!(folder.get(id), Some(message));
         folder.forget(id);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
@@ -114,7 +113,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let id = MessageId::new(1, 2);
         let message = ReturnedMessage { received_us: 1, utc_offset_s: 0, steps_done: vec![] };
-        ReturnedFolder::open(dir.path(), |_| false).unwrap().keep(id, message).unwrap();
-        assert_eq!(ReturnedFolder::open(dir.path(), |_| true).unwrap().get(id), None);
+        ReturnedFolder::open(dir.path(), |_| true).unwrap().keep(id, message).unwrap();
+        assert_eq!(ReturnedFolder::open(dir.path(), |_| false).unwrap().get(id), None);
     }
 }

@@ -34,6 +34,7 @@ pub enum State {
 /// One peer's conversation.
 #[derive(Debug)]
 pub struct Session {
+    limits: Limits,
     decoder: Decoder,
     state: State,
     /// Number of the answer at the front of `answers`.
@@ -64,6 +65,7 @@ impl Session {
     /// A conversation that begins.
     pub fn new(limits: Limits, now_ms: u64) -> Session {
         Session {
+            limits,
             decoder: Decoder::new(limits),
             state: State::Open,
             first: 0,
@@ -94,14 +96,13 @@ impl Session {
         }
     }
 
-    /// Time passes.
-    pub fn tick(&mut self, now_ms: u64, idle_timeout_ms: u64, events: &mut Vec<Event>) {
-        if self.state == State::Open {
+    /// Time passes. `paused`: bytes of the peer lie unread at our side, so that its silence is none.
+    pub fn tick(&mut self, now_ms: u64, idle_timeout_ms: u64, paused: bool, events: &mut Vec<Event>) {
+        if self.state == State::Open && !paused {
             self.decoder.tick(now_ms, events);
         }
-        let idle = idle_timeout_ms > 0
-            && !self.decoder.in_frame()
-            && self.answers.is_empty()
+        let idle = self.may_idle(idle_timeout_ms)
+            && !paused
             && now_ms.saturating_sub(self.last_byte_ms) >= idle_timeout_ms;
         let unread = self.blocked_since_ms.is_some_and(|since| now_ms.saturating_sub(since) >= UNREAD_MS_MAX);
         if idle || unread {
@@ -109,9 +110,17 @@ impl Session {
         }
     }
 
+    /// Whether `idle_timeout` counts: between frames, with nothing owed.
+    fn may_idle(&self, idle_timeout_ms: u64) -> bool {
+        idle_timeout_ms > 0
+            && self.state == State::Open
+            && !self.decoder.in_frame()
+            && self.answers.is_empty()
+    }
+
     /// When [`Session::tick`] is wanted next.
     pub fn deadline_ms(&self, idle_timeout_ms: u64) -> Option<u64> {
-        let idle = (idle_timeout_ms > 0).then(|| self.last_byte_ms + idle_timeout_ms);
+        let idle = self.may_idle(idle_timeout_ms).then(|| self.last_byte_ms + idle_timeout_ms);
         let unread = self.blocked_since_ms.map(|since| since + UNREAD_MS_MAX);
         [self.decoder.deadline_ms(), idle, unread].into_iter().flatten().min()
     }
@@ -194,6 +203,11 @@ impl Session {
         }
     }
 
+    /// Whether the peer leaves answers unread.
+    pub fn is_unread(&self) -> bool {
+        self.blocked_since_ms.is_some()
+    }
+
     /// Whether frames may be read: not while too many of them are unanswered.
     pub fn may_read(&self) -> bool {
         self.state == State::Open
@@ -205,12 +219,14 @@ impl Session {
     pub fn drain(&mut self) {
         if self.state == State::Open {
             self.state = State::Draining;
+            self.decoder = Decoder::new(self.limits);
         }
     }
 
     /// The connection ends now.
     pub fn close(&mut self) {
         self.state = State::Closed;
+        self.decoder = Decoder::new(self.limits);
     }
 
     /// Where the conversation is: a draining one that owes nothing is closed.
@@ -299,18 +315,18 @@ mod tests {
         s.answer(b"x");
         s.output();
         s.wrote(1, 0);
-        s.tick(UNREAD_MS_MAX - 1, 0, &mut Vec::new());
+        s.tick(UNREAD_MS_MAX - 1, 0, false, &mut Vec::new());
         assert_eq!(s.state(), State::Open);
-        s.tick(UNREAD_MS_MAX, 0, &mut Vec::new());
+        s.tick(UNREAD_MS_MAX, 0, false, &mut Vec::new());
         assert_eq!(s.state(), State::Closed);
     }
 
     #[test]
     fn an_idle_peer_is_closed_only_where_the_channel_says_so() {
         let mut s = session();
-        s.tick(u64::MAX / 2, 0, &mut Vec::new());
+        s.tick(u64::MAX / 2, 0, false, &mut Vec::new());
         assert_eq!(s.state(), State::Open);
-        s.tick(10_000, 10_000, &mut Vec::new());
+        s.tick(10_000, 10_000, false, &mut Vec::new());
         assert_eq!(s.state(), State::Closed);
     }
 }

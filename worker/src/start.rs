@@ -6,7 +6,7 @@ use crate::committer::{Append, Committer};
 use crate::counters::Counters;
 use crate::delivery::Delivery;
 use crate::desk::Desk;
-use crate::dispatcher::{Dispatcher, wait_until_idle};
+use crate::dispatcher::Dispatcher;
 use crate::inbox::Inbox;
 use crate::intake::Intake;
 use crate::plan::Plan;
@@ -25,6 +25,7 @@ use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -207,6 +208,7 @@ impl Worker {
                 started,
                 slots,
                 clock,
+                busy: AtomicUsize::new(0),
             }),
             desk: Desk {
                 questions: asked,
@@ -288,7 +290,7 @@ impl Worker {
             in_progress: parts.in_progress,
         };
         let Drained { timeout } = reactor.run()?;
-        if !wait_until_idle(&dispatcher, Instant::now() + timeout) {
+        if !delivery.wait_until_idle(Instant::now() + timeout) {
             log::warn!(
                 "{} messages were still being delivered; they go on after the start",
                 dispatcher.running()

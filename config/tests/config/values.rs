@@ -301,7 +301,6 @@ dfapi: {}
     let keys = "\
 tls: {certificate: /c, key: /k}
 retention_days: {failed: 1}
-attachment_format: text
 attachment_output: pdf
 add_metadata_to_attachment: true
 local_archive: {path: /a, retention_days: 3}
@@ -327,7 +326,6 @@ resend: {server: s, port: 1}
         [
             "tls",
             "retention_days",
-            "attachment_format",
             "attachment_output",
             "add_metadata_to_attachment",
             "local_archive.retention_days",

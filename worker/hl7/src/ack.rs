@@ -11,6 +11,7 @@ pub use refusal::Refusal;
 
 use crate::delimiters::{Delimiters, UNUSED};
 use crate::header::Header;
+use std::borrow::Cow;
 
 /// Sent as the application's name where the inbound message names none, and in answers to what has no header.
 const APPLICATION: &[u8] = b"HL7SERVER";
@@ -127,7 +128,7 @@ fn write(
     out.extend_from_slice(b"MSH");
     let message_type = inbound.message_type();
     let fields: [&[u8]; 11] = [
-        inbound.encoding_characters,
+        &inbound.encoding_characters,
         if inbound.field(5).is_empty() { APPLICATION } else { inbound.field(5) },
         inbound.field(6),
         inbound.field(3),
@@ -159,7 +160,8 @@ fn write(
     }
     out.push(b'\r');
     // The sender's character set is named only where it matters.
-    if !inbound.field(18).is_empty() && !out.is_ascii() {
+    let matters = !out.is_ascii() || header.is_some_and(Header::is_masked);
+    if matters && !inbound.field(18).is_empty() {
         let mut character_set = vec![separator; 6];
         character_set.extend_from_slice(inbound.field(18));
         out.splice(msh_end..msh_end, character_set);
@@ -171,20 +173,18 @@ fn write(
 struct Inbound<'h, 'a> {
     header: Option<&'h Header<'a>>,
     delimiters: Delimiters,
-    encoding_characters: &'a [u8],
+    encoding_characters: Cow<'a, [u8]>,
 }
 
 impl<'h, 'a> Inbound<'h, 'a> {
     fn of(header: Option<&'h Header<'a>>) -> Inbound<'h, 'a> {
-        let mut delimiters = header.map(|header| *header.delimiters()).unwrap_or_default();
+        let delimiters = header.map(|header| *header.delimiters()).unwrap_or_default().completed();
         let declared = header.map_or(&[][..], |header| header.field(2));
-        let encoding_characters = if declared.is_empty() { b"^~\\&" } else { declared };
-        if delimiters.component == UNUSED {
-            delimiters.component = b'^';
-        }
-        if delimiters.subcomponent == UNUSED {
-            delimiters.subcomponent = b'&';
-        }
+        let encoding_characters = if declared.is_empty() {
+            Cow::Owned(delimiters.encoding_characters().to_vec())
+        } else {
+            Cow::Borrowed(declared)
+        };
         Inbound { header, delimiters, encoding_characters }
     }
 
@@ -327,6 +327,26 @@ mod tests {
             answer
                 .contains("\rERR@@MSH~1~10@101~message control id is empty~HL70357@E@@@@message control id")
         );
+    }
+
+    #[test]
+    fn separator_that_is_a_standard_delimiter_keeps_the_answer_readable() {
+        for (separator, start) in
+            [("^", "MSH^|~\\&^"), ("~", "MSH~^|\\&~"), ("\\", "MSH\\^~|&\\"), ("&", "MSH&^~\\|&")]
+        {
+            let body =
+                b"MSH||||||||ADT|7||2.4\r".map(|b| if b == b'|' { separator.as_bytes()[0] } else { b });
+            let answer = refused(&body, &Refusal::TYPE_UNKNOWN);
+            assert!(answer.starts_with(start), "{answer}");
+            let header = Header::parse(answer.as_bytes()).unwrap();
+            assert_eq!(
+                (header.control_id(), header.component(9, 1)),
+                (ID.as_bytes(), &b"ACK"[..]),
+                "{answer}"
+            );
+            let found = read(answer.as_bytes()).unwrap();
+            assert_eq!((found.control_id, found.error), (b"7".to_vec(), Some(200)), "{answer}");
+        }
     }
 
     #[test]

@@ -214,8 +214,9 @@ pub fn answer(
     let header = Header::read(batch_header.or(file_header).unwrap_or_default());
     let separator = header.delimiters.field;
     let application = Some(header.field(5)).filter(|name| !name.is_empty()).unwrap_or(APPLICATION);
+    let encoding_characters = header.encoding_characters();
     let fields: [&[u8]; 11] = [
-        header.encoding_characters(),
+        &encoding_characters,
         application,
         header.field(6),
         header.field(3),
@@ -264,9 +265,11 @@ impl<'a> Header<'a> {
         delimiters::part(self.segment, self.delimiters.field, n).map_or(&[], |range| &self.segment[range])
     }
 
-    fn encoding_characters(&self) -> &'a [u8] {
-        let declared = self.field(2);
-        if declared.is_empty() { b"^~\\&" } else { declared }
+    fn encoding_characters(&self) -> Vec<u8> {
+        match self.field(2) {
+            [] => self.delimiters.completed().encoding_characters().to_vec(),
+            declared => declared.to_vec(),
+        }
     }
 }
 

@@ -73,6 +73,29 @@ impl Delimiters {
         Ok(Delimiters { field, component, repetition, escape, subcomponent, truncation })
     }
 
+    /// All four encoding characters in use: for an answer, which needs what its sender may do without. What is missing
+    /// becomes a character that is used for nothing else.
+    pub(crate) fn completed(mut self) -> Delimiters {
+        let choose = |delimiters: &Delimiters| {
+            let Delimiters { field, component, repetition, escape, subcomponent, truncation } = *delimiters;
+            let used = [field, component, repetition, escape, subcomponent, truncation.unwrap_or(UNUSED)];
+            *b"^~\\&|!#".iter().find(|b| !used.contains(b)).expect("seven are more than the others can use")
+        };
+        let slots: [fn(&mut Delimiters) -> &mut u8; 4] =
+            [|d| &mut d.component, |d| &mut d.subcomponent, |d| &mut d.repetition, |d| &mut d.escape];
+        for slot in slots {
+            if *slot(&mut self) == UNUSED {
+                *slot(&mut self) = choose(&self);
+            }
+        }
+        self
+    }
+
+    /// MSH-2 without a truncation character.
+    pub(crate) fn encoding_characters(&self) -> [u8; 4] {
+        [self.component, self.repetition, self.escape, self.subcomponent]
+    }
+
     /// With the standard's characters assumed, one of them may be the field separator.
     fn without_clash(mut self) -> Delimiters {
         let field = self.field;

@@ -63,10 +63,7 @@ impl<'a> Header<'a> {
         let msh = segments::split(start, delimiters.field).next().ok_or(HeaderFault::Missing)?;
         let mut header = Header { msh, delimiters, starts: [0; PLACES], fields: 0, mask: None };
         header.find_fields();
-        if header.fields < FIELDS_MIN {
-            return Err(HeaderFault::Short);
-        }
-        Ok(header)
+        if header.fields < FIELDS_MIN { Err(HeaderFault::Short) } else { Ok(header) }
     }
 
     /// As [`parse`](Self::parse), for a body in the encoding the channel is set to: one in which a byte that looks like
@@ -74,15 +71,21 @@ impl<'a> Header<'a> {
     /// [`charset::transcode_header`].
     pub fn parse_in(body: &'a [u8], encoding: Encoding) -> Result<Header<'a>, HeaderFault> {
         let mut header = Header::parse(body)?;
-        let declared = Declared::of_header(&header, encoding);
-        header.mask = charset::mask(header.msh, declared.encoding, declared.escape, header.delimiters.field);
-        if header.mask.is_some() {
-            header.find_fields();
-            if header.fields < FIELDS_MIN {
-                return Err(HeaderFault::Short);
-            }
-        }
-        Ok(header)
+        // MSH-18 says whether the message switches between sets; it may itself stand behind such a switch.
+        header.hide(encoding, Some(delimiters::UNUSED));
+        let Declared { encoding, escape, .. } = Declared::of_header(&header, encoding);
+        header.hide(encoding, escape);
+        if header.fields < FIELDS_MIN { Err(HeaderFault::Short) } else { Ok(header) }
+    }
+
+    fn hide(&mut self, encoding: Encoding, escape: Option<u8>) {
+        self.mask = charset::mask(self.msh, encoding, escape, self.delimiters.field);
+        self.find_fields();
+    }
+
+    /// Something in the MSH looks like a delimiter and is none.
+    pub(crate) fn is_masked(&self) -> bool {
+        self.mask.is_some()
     }
 
     fn find_fields(&mut self) {

@@ -3,9 +3,10 @@
 //! Everything here works over bytes or text that somebody else read, with the time as an argument; no sockets, files,
 //! clock, settings or log. A fault is always the peer's and comes back as data: nothing in this crate panics on input.
 //!
-//! The way of a message: [`mllp::Decoder`] cuts the stream into frames, [`header::Header`] reads the MSH that
-//! admission needs, [`ack`] writes the answer; later, from the journal, [`charset::decode`] makes text of the body and
-//! [`message::Message`] answers [`path::FieldPath`]s.
+//! The way of a message: [`mllp::Decoder`] cuts the stream into frames, [`batch::split`] a frame into messages,
+//! [`charset::transcode_header`] makes the MSH readable in any encoding, [`header::Header`] reads of it what admission
+//! needs, [`ack`] writes the answer; later, from the journal, [`charset::decode`] makes text of the body,
+//! [`message::Message`] answers [`path::FieldPath`]s and [`escape`] turns values into plain text.
 
 pub mod ack;
 pub mod batch;

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test")]
 
+use hl7::ack::{self, Refusal};
+use hl7::batch::{self, Batch};
 use hl7::charset::{self, Encoding};
 use hl7::header::{Header, HeaderFault};
 use hl7::message::Message;
@@ -33,24 +35,19 @@ fn read(folder: &Path, file: &str) -> Vec<u8> {
     mllp::unwrap(&fs::read(folder.join(file)).unwrap()).to_vec()
 }
 
-/// The messages of a file, each from its MSH, without batch segments; several only where it is a batch.
-fn messages(body: &[u8]) -> Vec<Vec<u8>> {
-    let start = hl7::segments::skip_junk(body);
-    let mut messages: Vec<Vec<u8>> = Vec::new();
-    for segment in hl7::segments::split(start, start[3]) {
-        match &segment[..3.min(segment.len())] {
-            b"FHS" | b"BHS" | b"BTS" | b"FTS" => {}
-            name => {
-                if name == b"MSH" {
-                    messages.push(Vec::new());
-                }
-                let message = messages.last_mut().unwrap();
-                message.extend_from_slice(segment);
-                message.push(b'\r');
-            }
-        }
+/// The messages of a file, as they came.
+fn messages(body: &[u8]) -> Vec<&[u8]> {
+    match batch::split(body) {
+        Batch::Single => vec![body],
+        Batch::Headed { messages, .. } | Batch::Several(messages) => messages,
+        Batch::TooMany { .. } => panic!("a file of too many messages"),
     }
-    messages
+}
+
+/// The encoding the oracle read a file in.
+fn encoding(entry: &Value) -> Encoding {
+    let name = entry["decoded_as"].as_str().unwrap().split(' ').next().unwrap();
+    Encoding::from_label(name).unwrap()
 }
 
 /// Does a value equal the oracle's: a text, null for absent or empty, or a long text by its hash?
@@ -74,18 +71,9 @@ fn agreed_values_are_what_field_paths_read() {
     let (mut raw_values, mut texts, mut wrong) = (0, 0, Vec::new());
     for (file, entry) in oracle(&folder) {
         let body = read(&folder, &file);
-        let latin = entry["decoded_as"].as_str().unwrap().starts_with("latin");
-        let encoding = if latin { Encoding::Latin1 } else { Encoding::Utf8 };
         let expected = entry["messages"].as_array().unwrap();
-        // One message is read as it came, a batch in parts.
-        let bodies = if expected.len() == 1 && entry["batch_or_file_segments"].is_null() {
-            vec![body.clone()]
-        } else {
-            messages(&body)
-        };
-        assert_eq!(bodies.len(), expected.len(), "{file}: messages");
-        for (body, expected) in bodies.iter().zip(expected) {
-            let decoded = charset::decode(body, encoding);
+        for (body, expected) in messages(&body).into_iter().zip(expected) {
+            let decoded = charset::decode(body, encoding(&entry));
             assert_eq!(decoded.undecodable, 0, "{file}");
             let message = Message::parse(&decoded.text).unwrap();
             for (path, value) in expected["values"].as_object().unwrap() {
@@ -123,12 +111,135 @@ fn agreed_values_are_what_field_paths_read() {
 }
 
 #[test]
+fn batches_have_the_messages_the_oracle_counts() {
+    let Some(folder) = corpus() else { return };
+    let mut batches = 0;
+    for (file, entry) in oracle(&folder) {
+        let body = read(&folder, &file);
+        let split = batch::split(&body);
+        let found = messages(&body);
+        assert_eq!(found.len() as u64, entry["n_messages"].as_u64().unwrap(), "{file}");
+        assert_eq!(
+            matches!(split, Batch::Headed { .. }),
+            entry["batch_or_file_segments"] == true,
+            "{file}: headers"
+        );
+        batches += usize::from(split != Batch::Single);
+        for (message, expected) in found.iter().zip(entry["messages"].as_array().unwrap()) {
+            let message = hl7::segments::skip_junk(message);
+            let lines = hl7::segments::split(message, message[3]);
+            let segments = lines.filter(|line| !line.trim_ascii().is_empty()).count();
+            assert_eq!(segments as u64, expected["segments"].as_u64().unwrap(), "{file}: segments");
+        }
+        if let Batch::Headed { file_header, batch_header, messages } = split {
+            let answers: Vec<Vec<u8>> = messages
+                .iter()
+                .map(|message| match Header::parse(message) {
+                    Ok(header) => ack::accept(&header, "ID", "TIME"),
+                    Err(_) => ack::refuse(None, &Refusal::NOT_HL7, "ID", "TIME"),
+                })
+                .collect();
+            let answer = batch::answer(file_header, batch_header, &answers, "ID", "TIME");
+            let Batch::Headed { messages: answered, .. } = batch::split(&answer) else { panic!("{file}") };
+            for (answer, message) in answered.iter().zip(&messages) {
+                let control_id = Header::parse(message).map(|header| header.control_id().to_vec());
+                assert_eq!(ack::read(answer).unwrap().control_id, control_id.unwrap_or_default(), "{file}");
+            }
+            assert_eq!(answered.len(), messages.len(), "{file}");
+        }
+    }
+    assert_eq!(batches, 14, "every batch or stream of the corpus");
+}
+
+#[test]
+fn every_file_reads_the_same_in_every_encoding_that_can_write_it() {
+    let Some(folder) = corpus() else { return };
+    let labels = [
+        "utf-8",
+        "utf-16",
+        "utf-16-le",
+        "utf-16-be",
+        "utf-32",
+        "utf-32-be",
+        "latin-1",
+        "cp1252",
+        "iso-8859-15",
+        "cp850",
+        "cp437",
+        "mac_roman",
+        "shift_jis",
+        "euc-jp",
+        "gb18030",
+        "big5",
+        "euc-kr",
+    ];
+    let mut read_back = 0;
+    for (file, entry) in oracle(&folder) {
+        let body = read(&folder, &file);
+        // A document's megabytes are all of base64.
+        if body.len() > 100_000 {
+            continue;
+        }
+        let text = charset::decode(&body, encoding(&entry)).text.into_owned();
+        for label in labels {
+            let encoding = Encoding::from_label(label).unwrap();
+            // The Encoding Standard's Shift_JIS and EUC-JP write a yen sign as a backslash.
+            let Some(written) = charset::encode(&text, encoding).filter(|_| !text.contains(['¥', '‾']))
+            else {
+                continue;
+            };
+            let decoded = charset::decode(&written, encoding);
+            assert_eq!((decoded.text.as_ref(), decoded.undecodable), (text.as_str(), 0), "{file} in {label}");
+            let parts = match batch::split_in(&written, encoding) {
+                Batch::Single => vec![written.as_slice()],
+                Batch::Headed { messages, .. } | Batch::Several(messages) => messages,
+                Batch::TooMany { .. } => panic!("{file} in {label}"),
+            };
+            let expected = entry["messages"].as_array().unwrap();
+            assert_eq!(parts.len(), expected.len(), "{file} in {label}");
+            for (part, expected) in parts.iter().zip(expected) {
+                // A file may end without a segment's end, which a wide body must not.
+                let Ok(readable) = charset::transcode_start(part, encoding) else {
+                    panic!("{file} in {label}")
+                };
+                let Ok(header) = readable.header() else { continue };
+                let control_id = charset::decode(header.control_id(), Encoding::Utf8);
+                if control_id.undecodable == 0 {
+                    assert!(agrees(&expected["control_id"], Some(&control_id.text)), "{file} in {label}");
+                }
+                let answer = readable.answer(ack::accept(&header, "ID", "TIME"));
+                assert!(charset::transcode_header(&answer, encoding).is_ok(), "{file} in {label}");
+                read_back += 1;
+            }
+        }
+    }
+    assert!(read_back > 5000, "{read_back} messages");
+}
+
+#[test]
+fn auto_reads_what_each_message_declares() {
+    let Some(folder) = corpus() else { return };
+    let mut agreed = 0;
+    for (file, entry) in oracle(&folder) {
+        let body = read(&folder, &file);
+        let auto = charset::decode(&body, Encoding::Auto);
+        let text = charset::decode(&body, encoding(&entry)).text;
+        if body.is_ascii() {
+            assert_eq!((&auto.text, auto.undecodable), (&text, 0), "{file}");
+        }
+        agreed += usize::from(auto.text == text);
+    }
+    // One is in Latin-1 and declares nothing.
+    assert!(agreed >= 350, "{agreed} files");
+}
+
+#[test]
 fn headers_name_type_control_id_and_version() {
     let Some(folder) = corpus() else { return };
     for (file, entry) in oracle(&folder) {
         let expected = &entry["messages"][0];
-        let body = messages(&read(&folder, &file)).swap_remove(0);
-        let header = match Header::parse(&body) {
+        let body = read(&folder, &file);
+        let header = match Header::parse(messages(&body)[0]) {
             Ok(header) => header,
             Err(fault) => {
                 assert_eq!(fault, HeaderFault::Short, "{file}");

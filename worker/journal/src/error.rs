@@ -7,7 +7,7 @@ use std::io;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum JournalError {
-    /// No room (`ENOSPC`, `EDQUOT`, `EFBIG`): nothing appended since the last successful
+    /// No room (`ENOSPC`, `EDQUOT`, `EFBIG`, also `EMFILE`, `ENFILE`, `ENOMEM`): nothing appended since the last successful
     /// [`write`](crate::Journal::write) or [`flush`](crate::Journal::flush) is kept, the handle stays usable.
     Full(io::Error),
     /// The storage failed. The handle is dead: whoever holds it ends and recovers from what is on disk.
@@ -76,12 +76,16 @@ impl From<io::Error> for JournalError {
     }
 }
 
-/// Whether an error means "no room": it may pass when somebody makes room.
+/// Whether an error means "no room": on the disk, for descriptors or for memory. It may pass when somebody makes room.
 pub(crate) fn is_full(error: &io::Error) -> bool {
+    let raw = [rustix::io::Errno::MFILE, rustix::io::Errno::NFILE].map(rustix::io::Errno::raw_os_error);
     matches!(
         error.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
-    )
+        io::ErrorKind::StorageFull
+            | io::ErrorKind::QuotaExceeded
+            | io::ErrorKind::FileTooLarge
+            | io::ErrorKind::OutOfMemory
+    ) || error.raw_os_error().is_some_and(|e| raw.contains(&e))
 }
 
 /// Something found wrong while opening. Every case is worth an operator's attention.

@@ -151,9 +151,8 @@ impl State {
         for place in entry.pending.places() {
             let holds = match &self.breakers[place].open {
                 Some(breaker) => {
-                    let since_us = breaker.since_us.max(entry.received_us);
-                    let overdue = since_us.saturating_add(give_up_us) <= now_us;
-                    !overdue && (breaker.probing || breaker.probe_at_us > now_us)
+                    let waits = breaker.probing || breaker.probe_at_us > now_us;
+                    waits && !self.is_overdue(entry, place, now_us, give_up_us)
                 }
                 None => entry.wait_for(place).is_some_and(|wait| wait.until_us > now_us),
             };
@@ -162,6 +161,12 @@ impl State {
             }
         }
         held
+    }
+
+    /// Whether a message has waited behind an open breaker for as long as it may.
+    fn is_overdue(&self, entry: &Entry, place: usize, now_us: i64, give_up_us: i64) -> bool {
+        let since_us = self.breakers[place].open.as_ref().map(|b| b.since_us.max(entry.received_us));
+        since_us.is_some_and(|since_us| since_us.saturating_add(give_up_us) <= now_us)
     }
 
     pub(super) fn wake(&mut self, ticket: Ticket) {
@@ -195,13 +200,26 @@ impl State {
             Some(breaker) if !breaker.probing && breaker.probe_at_us <= now_us => {}
             _ => return,
         }
-        let candidates = (0..self.entries.len() as Ticket).filter(|ticket| {
-            let entry = self.entries[*ticket as usize].as_ref();
-            entry.is_some_and(|e| e.state == EntryState::Idle && e.pending.has(place))
-        });
-        let runnable = candidates.filter(|t| self.runnable(*t, now_us, give_up_us).has(place));
-        let oldest = runnable.min_by_key(|t| self.entries[*t as usize].as_ref().map(|e| e.received_us));
-        if let Some(ticket) = oldest {
+        // The one tried least, then the oldest: a message with a fault of its own does not keep the breaker open.
+        let mut chosen: Option<((u32, i64), Ticket)> = None;
+        for ticket in 0..self.entries.len() as Ticket {
+            let Some(entry) = self.entries[ticket as usize].as_ref() else { continue };
+            if entry.state != EntryState::Idle || !entry.pending.has(place) {
+                continue;
+            }
+            if self.is_overdue(entry, place, now_us, give_up_us) {
+                // Its time is over: it makes a last attempt, whatever the others do.
+                self.wake(ticket);
+                continue;
+            }
+            let rank = (entry.wait_for(place).map_or(0, |wait| wait.attempt), entry.received_us);
+            if chosen.is_none_or(|(best, _)| rank < best)
+                && self.runnable(ticket, now_us, give_up_us).has(place)
+            {
+                chosen = Some((rank, ticket));
+            }
+        }
+        if let Some((_, ticket)) = chosen {
             self.wake(ticket);
         }
         // Should nobody make it, it is offered again.
@@ -394,7 +412,7 @@ impl State {
         for ticket in 0..self.entries.len() as Ticket {
             let Some(entry) = &mut self.entries[ticket as usize] else { continue };
             if entry.pending.has(place) {
-                if let Some(wait) = entry.wait_for_mut(place) {
+                if let Some(wait) = entry.wait_for_mut(place).filter(|wait| wait.target_down) {
                     wait.until_us = 0;
                 }
                 self.wake(ticket);

@@ -71,7 +71,8 @@ fn while_a_target_is_down_one_message_probes_it_and_the_other_steps_go_on() {
     assert!(try_next(&d, now_us).is_none());
     now_us += 1_000_000;
     let probe = try_next(&d, now_us).unwrap();
-    assert_eq!((probe.len(), probe[0].id), (1, MessageId::new(1, 0)));
+    // The one that was tried least: a message with a fault of its own does not keep the others out.
+    assert_eq!((probe.len(), probe[0].id), (1, MessageId::new(2, 0)));
     assert!(try_next(&d, now_us).is_none(), "one probe at a time");
     report(&d, &probe[0], vec![(1, StepEnd::Over)], now_us);
     assert_eq!(d.open(), 2);

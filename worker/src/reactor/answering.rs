@@ -1,7 +1,7 @@
 //! The reactor's answering side: what is flushed or has ended is told to the peers.
 
 use super::{LINGER_MS, REPORT_MS, Turn};
-use crate::committer::{Append, Origin, Outcomes, Returned};
+use crate::committer::{Append, Origin, Outcomes, Returned, Stores};
 use crate::dispatcher::Withdrawal;
 use crate::inbox::{Ending, News};
 use crate::intake::Intake;
@@ -12,6 +12,9 @@ use journal::MessageId;
 use link::Report;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+
+/// When a message whose time is over is looked at again, where it could not be withdrawn.
+const LOOK_AGAIN_MS: u64 = 500;
 
 impl Turn<'_> {
     /// Gives what this turn gathered to the committer.
@@ -40,10 +43,8 @@ impl Turn<'_> {
                     self.tell_all(told, |_, _| None);
                 }
                 News::NotStored(origins) => {
-                    self.r.intake.forget(&origins.iter().map(|o| o.id).collect());
                     self.flushed(&origins);
-                    origins.iter().for_each(|o| drop(self.awaiting.end(o.id)));
-                    self.withhold(&origins);
+                    self.not_stored(&origins);
                     self.close_for_room("the journal could not be written");
                     self.next_report_ms = now_ms + REPORT_MS;
                 }
@@ -91,15 +92,27 @@ impl Turn<'_> {
         touched.into_iter().for_each(|at| self.write(at));
     }
 
-    /// These messages could not be stored.
-    pub(super) fn withhold(&mut self, origins: &[Origin]) {
+    /// These messages could not be stored: who brought them gets no answer. What was stored before stays known.
+    fn not_stored(&mut self, origins: &[Origin]) {
+        let of = |what: Stores| origins.iter().filter(move |o| o.stores == what).map(|o| o.id);
+        self.r.intake.forget(&of(Stores::New).collect());
+        self.r.intake.not_taken_up(of(Stores::Anew));
         for origin in origins {
-            self.batches.forget((origin.session, origin.generation, origin.answer));
-            if let Some(connection) = self.connections.get_same(origin.session, origin.generation) {
-                connection.session.withhold(origin.answer);
+            if origin.stores == Stores::Nothing {
+                self.awaiting.leave(origin.id, origin);
+                self.withhold(origin);
+            } else {
+                self.withhold(origin);
+                let joined = self.awaiting.end(origin.id).map(|waiters| waiters.origins).unwrap_or_default();
+                joined.iter().for_each(|origin| self.withhold(origin));
             }
         }
-        for origin in origins {
+    }
+
+    fn withhold(&mut self, origin: &Origin) {
+        self.batches.forget((origin.session, origin.generation, origin.answer));
+        if let Some(connection) = self.connections.get_same(origin.session, origin.generation) {
+            connection.session.withhold(origin.answer);
             self.write(origin.session);
         }
     }
@@ -129,8 +142,8 @@ impl Turn<'_> {
                     let outcomes = Outcomes { returned, gone: vec![location], ..Outcomes::default() };
                     self.outgoing.push_back(Append::Outcomes(outcomes));
                 }
-                // Its last attempt tells how it ends; news of one that has ended is on its way.
-                Withdrawal::Running | Withdrawal::Gone => {}
+                // Its last attempt tells how it ends; one that is gone is not flushed yet, or news of it is on its way.
+                Withdrawal::Running | Withdrawal::Gone => self.awaiting.postpone(id, now_ms + LOOK_AGAIN_MS),
             }
         }
     }

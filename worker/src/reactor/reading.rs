@@ -14,6 +14,7 @@ use hl7::mllp::{Deviation, Event, Limits};
 use journal::MessageId;
 use mio::net::{TcpListener, TcpStream};
 use mio::{Interest, Token};
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -199,7 +200,7 @@ impl Turn<'_> {
                     file_header: file_header.map(<[u8]>::to_vec),
                     batch_header: batch_header.map(<[u8]>::to_vec),
                     answers: Vec::with_capacity(messages.len()),
-                    waiting: 0,
+                    waiting: BTreeSet::new(),
                 };
                 self.batch(at, &messages, gathering, now_ms);
             }
@@ -242,10 +243,10 @@ impl Turn<'_> {
             let Some((taken, _)) = self.take(at, message.to_vec(), true) else { return };
             match taken {
                 Taken::Store { id, kind, answer, outcome } => {
-                    let part = Some(gathering.answers.len() as u32);
+                    let part = gathering.answers.len() as u32;
                     gathering.answers.push(answer);
-                    gathering.waiting += 1;
-                    self.store(key, part, (id, kind, outcome), message.len(), now_ms);
+                    gathering.waiting.insert(part);
+                    self.store(key, Some(part), (id, kind, outcome), message.len(), now_ms);
                 }
                 Taken::Answer { answer, quarantine } => {
                     gathering.answers.push(answer);
@@ -257,7 +258,7 @@ impl Turn<'_> {
                 }
             }
         }
-        if gathering.waiting > 0 {
+        if !gathering.waiting.is_empty() {
             self.batches.add(key, gathering);
         } else {
             let answer = self.r.intake.batch_answer(&gathering);
@@ -292,7 +293,8 @@ impl Turn<'_> {
         now_ms: u64,
     ) {
         let complete_us = self.r.clock.now_us();
-        let origin = Origin { session, generation, answer, part, id, complete_us, bytes };
+        let stores = kind.stores();
+        let origin = Origin { session, generation, answer, part, id, complete_us, bytes, stores };
         if let Some(start) = outcome {
             self.awaiting.add(id, origin, start, now_ms + self.answer_timeout_ms);
         }

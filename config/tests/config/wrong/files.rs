@@ -138,5 +138,8 @@ fn a_channel_has_at_most_twenty_drop_folders() {
     let folders: String = (0..21).map(|n| format!("- {{path: /d{n}}}\n")).collect();
     let found = crate::support::errors_of(&super::in_channel(&format!("drop_folders:\n{folders}")));
     assert_eq!(found.len(), 1, "{found:?}");
-    assert!(found[0].contains("drop_folders: 21 enabled drop folders; a channel has at most 20"), "{found:?}");
+    assert!(
+        found[0].contains("drop_folders: 21 enabled drop folders; a channel has at most 20"),
+        "{found:?}"
+    );
 }

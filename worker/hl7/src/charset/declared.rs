@@ -67,7 +67,7 @@ const fn standard(encoding: &'static encoding_rs::Encoding) -> Encoding {
 
 /// The encoding a value of MSH-18 names, in its first repetition; `None` when that is empty or unknown.
 pub fn declared(msh18: &str) -> Option<Encoding> {
-    let first = msh18.split('~').next().unwrap_or_default();
+    let first = msh18.split(['~', '^']).next().unwrap_or_default();
     let code: String =
         first.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_uppercase()).collect();
     // `UNICODE UTF-8` and its like name the form behind the repertoire.
@@ -78,8 +78,7 @@ pub fn declared(msh18: &str) -> Option<Encoding> {
     if let Some(part) = code.strip_prefix("ISO").unwrap_or(code).strip_prefix("8859") {
         return part_of_8859(part.trim_start_matches('0'));
     }
-    let label = first.split('^').next().unwrap_or_default();
-    labels::find(label).or_else(|| labels::find(code)).filter(|encoding| *encoding != Encoding::Auto)
+    labels::find(first).or_else(|| labels::find(code)).filter(|encoding| *encoding != Encoding::Auto)
 }
 
 fn part_of_8859(number: &str) -> Option<Encoding> {
@@ -102,7 +101,7 @@ pub(crate) struct Declared {
 impl Declared {
     /// For bytes that are no wide text. The configured encoding wins over MSH-18 but for `Auto`.
     pub(crate) fn of(bytes: &[u8], configured: Encoding) -> Declared {
-        let Ok(header) = Header::parse(bytes) else {
+        let Ok(header) = Header::parse_in(bytes, configured) else {
             let encoding = if configured == Encoding::Auto { Encoding::Utf8 } else { configured };
             return Declared { encoding, escape: (encoding == ISO_2022_JP).then_some(UNUSED), field: UNUSED };
         };
@@ -140,5 +139,102 @@ fn resolve(header: &Header<'_>, configured: Encoding) -> Encoding {
             | Encoding::Utf32Be,
         ) => Encoding::Utf8,
         Some(encoding) => encoding,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::charset::decode;
+    use proptest::prelude::*;
+
+    fn name(msh18: &str) -> &'static str {
+        declared(msh18).map_or("none", Encoding::name)
+    }
+
+    #[test]
+    fn codes_of_table_0211_and_their_misspellings_are_known() {
+        for (expected, values) in [
+            ("ascii", &["ASCII", "ascii", "US-ASCII", "ISO IR6", "ISO-IR 6"][..]),
+            (
+                "latin-1",
+                &[
+                    "8859/1",
+                    "8859-1",
+                    "ISO 8859/1",
+                    "ISO8859-1",
+                    "ISO-8859/1",
+                    "iso_8859_1",
+                    "Latin1",
+                    "ISO IR100",
+                ],
+            ),
+            ("ISO-8859-2", &["8859/2", "ISO-8859-2", "ISO IR101", "8859/02"]),
+            ("ISO-8859-5", &["8859/5", "ISO IR144"]),
+            ("windows-1254", &["8859/9", "ISO-8859-9"]),
+            ("windows-874", &["8859/11"]),
+            ("ISO-8859-15", &["8859/15", "ISO 8859-15", "8859_15"]),
+            ("Shift_JIS", &["ISO IR14", "ISO-IR-14", "JIS X 0201", "SHIFT_JIS", "Shift-JIS"]),
+            ("ISO-2022-JP", &["ISO IR87", "ISO-IR 87", "ISO IR159", "JIS X 0208"]),
+            ("gb18030", &["GB 18030-2000", "GB18030"]),
+            ("EUC-KR", &["KS X 1001", "KSX1001", "KS-C-5601"]),
+            ("Big5", &["BIG-5", "BIG5"]),
+            (
+                "utf-8",
+                &[
+                    "UNICODE",
+                    "UNICODE UTF-8",
+                    "UNICODE UTF8",
+                    "UNICODE-UTF-8",
+                    "UTF-8",
+                    "utf8",
+                    "Unicode/UTF-8",
+                ],
+            ),
+            ("utf-16", &["UNICODE UTF-16"]),
+            ("utf-32", &["UNICODE UTF-32"]),
+            ("cp1252", &["WINDOWS-1252", "CP1252", "ANSI"]),
+            ("latin-1", &["8859/1~ISO IR87", "8859/1^x"]),
+            ("none", &["", "~ISO IR87", "ISO IR 999", "code1", "8859/12", "8859/", "CNS 11643-1992", "AUTO"]),
+        ] {
+            for value in values {
+                assert_eq!(name(value), expected, "{value}");
+            }
+        }
+    }
+
+    #[test]
+    fn auto_reads_each_message_as_it_says() {
+        let message = |msh18: &str| {
+            [b"MSH|^~\\&|A|B|C|D|2024||ADT^A01|1|P|2.5||||||", msh18.as_bytes(), b"\rPID|1||\xC3\xA9\r"]
+                .concat()
+        };
+        for (msh18, value, undecodable) in [
+            ("", "é", 0),
+            ("UNICODE UTF-8", "é", 0),
+            ("8859/1", "Ã©", 0),
+            ("8859/5", "УЉ", 0),
+            ("ASCII", "\u{FFFD}\u{FFFD}", 2),
+            ("nonsense", "é", 0),
+            ("UNICODE UTF-16", "é", 0),
+        ] {
+            let body = message(msh18);
+            let decoded = decode(&body, Encoding::Auto);
+            assert!(decoded.text.ends_with(&format!("PID|1||{value}\r")), "{msh18}: {}", decoded.text);
+            assert_eq!(decoded.undecodable, undecodable, "{msh18}");
+        }
+        assert_eq!(
+            decode(&message("8859/1"), Encoding::Utf8).undecodable,
+            0,
+            "a set encoding wins over MSH-18"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_makes_declared_panic(text in "\\PC{0,30}", like in "(ISO|IR|8859|UNICODE|UTF|[-/ ~^0-9]){0,6}") {
+            declared(&text);
+            declared(&like);
+        }
     }
 }

@@ -96,6 +96,72 @@ const PYTHON_NAMES: [(&str, Encoding); 69] = [
     ("maccyrillic", Encoding::Other(Standard(encoding_rs::X_MAC_CYRILLIC))),
 ];
 
+/// Further names of Python's codecs, normalised, with a label that is found without this table.
+const ALIASES: [(&str, &str); 62] = [
+    ("big5_tw", "big5"),
+    ("big5hkscs", "big5"),
+    ("cp_gr", "cp869"),
+    ("cp_is", "cp861"),
+    ("csibm855", "cp855"),
+    ("csibm857", "cp857"),
+    ("csibm858", "cp858"),
+    ("csibm860", "cp860"),
+    ("csibm861", "cp861"),
+    ("csibm863", "cp863"),
+    ("csibm864", "cp864"),
+    ("csibm865", "cp865"),
+    ("csibm869", "cp869"),
+    ("cspc775baltic", "cp775"),
+    ("cspc850multilingual", "cp850"),
+    ("cspc862latinhebrew", "cp862"),
+    ("cspc8codepage437", "cp437"),
+    ("cspcp852", "cp852"),
+    ("euc_cn", "gbk"),
+    ("euccn", "gbk"),
+    ("eucgb2312_cn", "gbk"),
+    ("gb18030_2000", "gb18030"),
+    ("gb2312_1980", "gbk"),
+    ("gb2312_80", "gbk"),
+    ("hkscs", "big5"),
+    ("iso2022_jp_1", "iso-2022-jp"),
+    ("iso2022_jp_2", "iso-2022-jp"),
+    ("iso2022_jp_ext", "iso-2022-jp"),
+    ("iso2022jp", "iso-2022-jp"),
+    ("iso2022jp_1", "iso-2022-jp"),
+    ("iso2022jp_2", "iso-2022-jp"),
+    ("iso2022jp_ext", "iso-2022-jp"),
+    ("iso8859_16", "iso-8859-16"),
+    ("iso_2022_jp_1", "iso-2022-jp"),
+    ("iso_2022_jp_2", "iso-2022-jp"),
+    ("iso_2022_jp_ext", "iso-2022-jp"),
+    ("iso_celtic", "iso-8859-14"),
+    ("iso_ir_166", "windows-874"),
+    ("iso_ir_199", "iso-8859-14"),
+    ("iso_ir_226", "iso-8859-16"),
+    ("ks_c_5601", "euc-kr"),
+    ("ks_c_5601_1987", "euc-kr"),
+    ("ks_x_1001", "euc-kr"),
+    ("ksx1001", "euc-kr"),
+    ("l10", "iso-8859-16"),
+    ("l7", "iso-8859-13"),
+    ("l8", "iso-8859-14"),
+    ("macroman", "macintosh"),
+    ("ms936", "gbk"),
+    ("ms949", "euc-kr"),
+    ("ms950", "big5"),
+    ("mskanji", "shift_jis"),
+    ("s_jis", "shift_jis"),
+    ("shiftjis", "shift_jis"),
+    ("thai", "windows-874"),
+    ("tis620", "windows-874"),
+    ("tis_620_0", "windows-874"),
+    ("tis_620_2529_0", "windows-874"),
+    ("tis_620_2529_1", "windows-874"),
+    ("u32", "utf-32"),
+    ("u_jis", "euc-jp"),
+    ("ujis", "euc-jp"),
+];
+
 /// The encoding a label names; `None` when nobody knows it.
 pub(super) fn find(label: &str) -> Option<Encoding> {
     let name: String = label
@@ -103,8 +169,8 @@ pub(super) fn find(label: &str) -> Option<Encoding> {
         .chars()
         .map(|c| if matches!(c, '-' | ' ') { '_' } else { c.to_ascii_lowercase() })
         .collect();
-    if let Some((_, known)) = PYTHON_NAMES.iter().find(|(python, _)| *python == name) {
-        return Some(*known);
+    if let Some(known) = find_named(&name) {
+        return Some(known);
     }
     let digits = name.trim_start_matches("cp").trim_start_matches("ibm").trim_start_matches('_');
     if let Ok(number) = digits.parse::<u16>() {
@@ -113,13 +179,29 @@ pub(super) fn find(label: &str) -> Option<Encoding> {
         }
         // Python's aliases of Windows' pages are their bare numbers.
         if digits == name {
-            return Standard::for_label(&format!("cp{digits}"));
+            return find_named(&format!("cp{digits}"));
         }
     }
+    if let Some((_, label)) = ALIASES.iter().find(|(alias, _)| *alias == name) {
+        return find(label);
+    }
+    // `iso_8859_2_1987` and its like: the year is that of the standard.
+    let name = match name.strip_prefix("iso_8859_").and_then(|part| part.split_once('_')) {
+        Some((part, year)) if year.parse::<u16>().is_ok() => format!("iso_8859_{part}"),
+        _ => name,
+    };
     // The Standard's labels write now one, now the other.
     Standard::for_label(&name)
         .or_else(|| Standard::for_label(&name.replace('_', "-")))
         .or_else(|| Standard::for_label(&name.replacen("iso_8859_", "iso-8859-", 1)))
+}
+
+/// By Python's own name, or by the Standard's label for a Windows page.
+fn find_named(name: &str) -> Option<Encoding> {
+    match PYTHON_NAMES.iter().find(|(python, _)| *python == name) {
+        Some((_, known)) => Some(*known),
+        None => name.starts_with("cp").then(|| Standard::for_label(name))?,
+    }
 }
 
 /// The name `name` gives a code page.
@@ -182,7 +264,26 @@ mod tests {
             ("Big5", &["big5", "cp950"]),
             ("macintosh", &["mac_roman", "macintosh"]),
             ("auto", &["auto"]),
-            ("none", &["klingon", "", "replacement", "x-user-defined", "cp", "99999999"]),
+            ("ISO-2022-JP", &["iso2022_jp", "iso-2022-jp", "iso2022_jp_2", "csISO2022JP"]),
+            ("ISO-8859-16", &["l10", "iso_8859_16_2001", "latin10"]),
+            ("windows-874", &["tis620", "iso8859_11", "cp874", "thai"]),
+            ("cp862", &["cspc862latinhebrew", "cp862"]),
+            ("EUC-KR", &["uhc", "949", "ksx1001"]),
+            (
+                "none",
+                &[
+                    "klingon",
+                    "cp037",
+                    "utf-7",
+                    "hz",
+                    "iso2022_kr",
+                    "",
+                    "replacement",
+                    "x-user-defined",
+                    "cp",
+                    "99999999",
+                ],
+            ),
         ] {
             for label in labels {
                 assert_eq!(named(label), name, "{label}");
@@ -195,6 +296,7 @@ mod tests {
         let others =
             ["cp1250", "cp1251", "koi8-u", "euc-jp", "gb18030", "big5", "iso-8859-8-i", "iso-8859-16"];
         let all = PYTHON_NAMES.iter().map(|(_, encoding)| *encoding);
+        let all = all.chain(ALIASES.iter().map(|(alias, _)| find(alias).unwrap()));
         let all = all.chain(CODE_PAGES.iter().map(|(page, _)| Encoding::CodePage(*page)));
         for encoding in all.chain(others.iter().map(|label| Encoding::from_label(label).unwrap())) {
             assert_eq!(Encoding::from_label(encoding.name()), Some(encoding), "{}", encoding.name());

@@ -66,3 +66,87 @@ pub fn transcode_start(body: &[u8], encoding: Encoding) -> Result<Readable<'_>, 
     }
     Ok(Readable { bytes: Cow::Owned(decoded.into_bytes()), encoding: Encoding::Utf8, wide: Some(wide) })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ack;
+    use crate::charset::{decode, encode};
+
+    const TEXT: &str = "MSH|^~\\&|Ж|H|RIS|H2|2024||ADT^A08|Müller-1|P|2.5\rPID|1||ĀБ\r";
+
+    #[test]
+    fn wide_body_is_answered_in_its_own_form() {
+        for encoding in
+            [Encoding::Utf16, Encoding::Utf16Le, Encoding::Utf16Be, Encoding::Utf32, Encoding::Utf32Be]
+        {
+            for mark in ["", "\u{FEFF}"] {
+                let body = encode(&format!("{mark}{TEXT}"), encoding).unwrap();
+                let readable = transcode_header(&body, encoding).unwrap();
+                let header = readable.header().unwrap();
+                assert_eq!(header.control_id(), "Müller-1".as_bytes());
+                let answer = readable.answer(ack::accept(&header, "ID", "TIME"));
+                assert!(decode(&answer, encoding).text.ends_with("\rMSA|AA|Müller-1\r"));
+                assert_eq!(
+                    answer[..2] == body[..2],
+                    !mark.is_empty() || body[..2] != *b"M\0" || answer[..2] == *b"M\0"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn other_bodies_are_read_and_answered_as_they_are() {
+        let readable = transcode_header(TEXT.as_bytes(), Encoding::Utf8).unwrap();
+        assert!(matches!(readable.bytes, Cow::Borrowed(_)));
+        let answer = ack::accept(&readable.header().unwrap(), "ID", "TIME");
+        assert_eq!(readable.answer(answer.clone()), answer);
+    }
+
+    #[test]
+    fn wide_body_that_is_cut_off_is_unreadable() {
+        let body = encode(TEXT, Encoding::Utf16Le).unwrap();
+        for end in 1..body.len() {
+            let cut = transcode_header(&body[..end], Encoding::Utf16Le).and_then(|r| r.header().map(drop));
+            // A cut right behind a segment is a message that its sender may have meant.
+            let segment_ends = body[..end].ends_with(b"\r\0") && end % 2 == 0;
+            assert_eq!(cut.is_ok(), segment_ends, "{end}");
+        }
+        // Letters whose bytes end a frame: what came before them is half a message.
+        for letter in ["\u{D1C}", "\u{B1C}", "\u{A1C}"] {
+            let body = encode(&TEXT.replace('Б', letter), Encoding::Utf16Le).unwrap();
+            let at = body.iter().position(|&b| b == 0x1C).unwrap();
+            assert!(transcode_header(&body[..at], Encoding::Utf16Le).is_err());
+        }
+    }
+
+    #[test]
+    fn start_of_an_oversize_body_is_read_without_its_end() {
+        let body = encode(TEXT, Encoding::Utf16Le).unwrap();
+        let readable = transcode_start(&body[..body.len() - 5], Encoding::Utf16Le).unwrap();
+        assert_eq!(readable.header().unwrap().control_id(), "Müller-1".as_bytes());
+    }
+
+    #[test]
+    fn header_with_characters_that_are_none_is_unreadable() {
+        let mut body = encode(TEXT, Encoding::Utf16Be).unwrap();
+        body[18..20].copy_from_slice(b"\xD8\0");
+        assert_eq!(transcode_header(&body, Encoding::Utf16Be).unwrap_err(), HeaderFault::Unreadable);
+    }
+
+    #[test]
+    fn wide_body_under_another_encoding_is_unreadable() {
+        for encoding in [Encoding::Utf16, Encoding::Utf16Be, Encoding::Utf32Le, Encoding::Utf32Be] {
+            let body = encode(TEXT, encoding).unwrap();
+            for set in [Encoding::Utf8, Encoding::Latin1, Encoding::Auto] {
+                let readable = transcode_header(&body, set).unwrap();
+                assert_eq!(readable.header().unwrap_err(), HeaderFault::Unreadable, "{encoding:?}");
+            }
+        }
+        let plain = transcode_header(b"MSH|^~\\&|||||||ADT|1\r\n", Encoding::Utf16);
+        assert!(
+            plain.and_then(|plain| plain.header().map(drop)).is_err(),
+            "plain bytes on a channel of UTF-16"
+        );
+    }
+}

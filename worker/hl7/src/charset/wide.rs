@@ -122,3 +122,89 @@ pub(crate) fn looks_wide(body: &[u8]) -> bool {
             _ => false,
         }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::charset::{decode, encode};
+    use proptest::prelude::*;
+
+    const ALL: [Encoding; 6] = [
+        Encoding::Utf16,
+        Encoding::Utf16Le,
+        Encoding::Utf16Be,
+        Encoding::Utf32,
+        Encoding::Utf32Le,
+        Encoding::Utf32Be,
+    ];
+
+    #[test]
+    fn order_is_the_mark_s_then_the_name_s_then_the_first_unit_s() {
+        for (encoding, bytes) in [
+            (Encoding::Utf16, &b"\xFF\xFEM\0S\0"[..]),
+            (Encoding::Utf16, b"\xFE\xFF\0M\0S"),
+            (Encoding::Utf16, b"M\0S\0"),
+            (Encoding::Utf16, b"\0M\0S"),
+            (Encoding::Utf16Le, b"M\0S\0"),
+            (Encoding::Utf16Le, b"\xFE\xFF\0M\0S"),
+            (Encoding::Utf16Be, b"\0M\0S"),
+            (Encoding::Utf32, b"\xFF\xFE\0\0M\0\0\0S\0\0\0"),
+            (Encoding::Utf32, b"\0\0\0M\0\0\0S"),
+            (Encoding::Utf32Be, b"\0\0\xFE\xFF\0\0\0M\0\0\0S"),
+        ] {
+            let decoded = decode(bytes, encoding);
+            assert_eq!((decoded.text.as_ref(), decoded.undecodable), ("MS", 0), "{encoding:?} {bytes:?}");
+        }
+    }
+
+    #[test]
+    fn units_that_are_no_characters_are_counted() {
+        let decoded = decode(b"M\0\0\xD8S\0\x41", Encoding::Utf16Le);
+        assert_eq!((decoded.text.as_ref(), decoded.undecodable), ("M\u{FFFD}S\u{FFFD}", 2));
+        let decoded = decode(b"\0\0\0M\0\x11\0\0\0\0\xD8\0\0", Encoding::Utf32Be);
+        assert_eq!((decoded.text.as_ref(), decoded.undecodable), ("M\u{FFFD}\u{FFFD}\u{FFFD}", 3));
+        assert_eq!(decode(b"", Encoding::Utf16), Decoded { text: "".into(), undecodable: 0 });
+    }
+
+    #[test]
+    fn encodings_without_an_order_are_written_with_a_mark() {
+        assert_eq!(encode("M", Encoding::Utf16), Some(b"\xFF\xFEM\0".to_vec()));
+        assert_eq!(encode("\u{FEFF}M", Encoding::Utf16), Some(b"\xFF\xFEM\0".to_vec()));
+        assert_eq!(encode("M", Encoding::Utf16Be), Some(b"\0M".to_vec()));
+        assert_eq!(encode("𝄞", Encoding::Utf16Be), Some(b"\xD8\x34\xDD\x1E".to_vec()));
+        assert_eq!(encode("M", Encoding::Utf32), Some(b"\xFF\xFE\0\0M\0\0\0".to_vec()));
+    }
+
+    #[test]
+    fn wide_bodies_are_told_from_others() {
+        for encoding in ALL {
+            assert!(looks_wide(&encode("MSH|^~\\&", encoding).unwrap()), "{encoding:?}");
+        }
+        for other in
+            [&b"MSH|^~\\&"[..], b"", b"M", b"PID|", b"\0\0\0", b"\0\0\0\0", b"M\0", b"\xEF\xBB\xBFMSH|"]
+        {
+            assert!(!looks_wide(other), "{other:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn text_comes_back(text in "[^\u{0}\u{FEFF}]{0,40}", first in "[A-Z]") {
+            let text = first + &text;
+            for encoding in ALL {
+                let bytes = encode(&text, encoding).unwrap();
+                prop_assert_eq!(decode(&bytes, encoding), Decoded { text: text.as_str().into(), undecodable: 0 });
+            }
+        }
+
+        #[test]
+        fn no_bytes_make_decode_panic(bytes in proptest::collection::vec(any::<u8>(), 0..40)) {
+            for encoding in ALL {
+                let decoded = decode(&bytes, encoding);
+                prop_assert!(decoded.undecodable <= decoded.text.matches(char::REPLACEMENT_CHARACTER).count());
+                outline(&bytes, encoding);
+            }
+            looks_wide(&bytes);
+        }
+    }
+}
