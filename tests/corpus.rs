@@ -29,7 +29,7 @@ struct Sample {
 /// What the contract says must become of a message.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fate {
-    /// AA; or, once acknowledgment modes are built and MSH-15 asks for it, CA.
+    /// AA, or CA where MSH-15 asks for it.
     Accepted,
     /// AE or AR.
     Refused,
@@ -64,8 +64,7 @@ impl Sample {
     }
 }
 
-/// The samples; batches and streams of several messages are left out, they are split by a part of the server that is
-/// not built yet.
+/// The samples; batches and streams of several messages are left out, batches.rs has them.
 fn samples() -> Option<Vec<Sample>> {
     let folder = support::corpus()?;
     let oracle: Value = serde_json::from_slice(&fs::read(folder.join("oracle.json")).unwrap()).unwrap();

@@ -180,7 +180,7 @@ fn only_tests_and_ci_name_the_folder_beside_the_repository() {
         return;
     };
     for name in String::from_utf8(tracked.stdout).unwrap().split_terminator('\0') {
-        if name.split('/').any(|part| part == "tests") || name == ".ci/run" {
+        if name.split('/').any(|part| part == "tests" || part == "tests.rs") || name == ".ci/run" {
             continue;
         }
         let Ok(bytes) = fs::read(root().join(name)) else { continue };

@@ -34,8 +34,6 @@ pub(crate) fn of_channel(raw: &Channel) -> Vec<Unbuilt> {
     set(&mut found, "MLLP over TLS", given(&raw.tls));
     set(&mut found, "pruning of failed and quarantined messages", given(&raw.retention_days));
     // Attachments and files.
-    set(&mut found, "text laid out as a PDF", is(&raw.attachment_output, "pdf"));
-    set(&mut found, "the stamp", switched_on(&raw.add_metadata_to_attachment));
     if let Some(at) = raw.local_archive.given()
         && at.value.enabled.is_not_false()
     {
@@ -71,10 +69,6 @@ fn given<T>(key: &Key<T>) -> Option<&Spot> {
 
 fn switched_on(key: &Key<bool>) -> Option<&Spot> {
     key.given().filter(|at| at.value).map(|at| &at.spot)
-}
-
-fn is<'a>(key: &'a Key<String>, word: &str) -> Option<&'a Spot> {
-    key.given().filter(|at| at.value == word).map(|at| &at.spot)
 }
 
 fn not_empty<T>(key: &Key<List<T>>) -> Option<&Spot> {

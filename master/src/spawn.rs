@@ -11,6 +11,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 
+/// glibc's `malloc` (`mallopt`(3)): blocks from 256 KiB on are mapped and unmapped each by itself, whatever was freed
+/// before; the heap's end goes back from 1 MiB on; threads share two heaps.
+const ALLOCATOR: [(&str, &str); 3] =
+    [("MALLOC_MMAP_THRESHOLD_", "262144"), ("MALLOC_TRIM_THRESHOLD_", "1048576"), ("MALLOC_ARENA_MAX", "2")];
+
 /// A worker is told by this beginning of its title (argv[0]), and a standard input that is a link.
 pub const TITLE_PREFIX: &str = "hl7server: channel ";
 
@@ -50,7 +55,7 @@ impl Identity {
 
 impl Process {
     /// Starts this very program as a worker: argv[0] is its title and its only argument, its standard input the link, its
-    /// environment empty but for `TZ`.
+    /// environment empty but for `TZ` and what the allocator reads.
     pub(crate) fn start(channel: &str, port: u16, identity: Identity) -> io::Result<(Self, MasterEnd)> {
         let (ours, theirs) = MasterEnd::pair()?;
         let mut command = Command::new("/proc/self/exe");
@@ -58,6 +63,8 @@ impl Process {
         command.env_clear().stdin(Stdio::from(theirs)).stdout(Stdio::null());
         // A Ctrl-C at the terminal is the master's to act on.
         command.process_group(0);
+        // Read by the C library alone: a large message's memory goes back to the system when the message has gone.
+        command.envs(ALLOCATOR);
         if let Some(zone) = std::env::var_os("TZ") {
             command.env("TZ", zone);
         }

@@ -15,6 +15,7 @@ mod run;
 mod send;
 mod server;
 mod show;
+mod stamp;
 mod status;
 
 use clap::{Parser, Subcommand};
@@ -42,6 +43,7 @@ enum Command {
     Reload(reload::Arguments),
     Send(send::Arguments),
     Show(show::Arguments),
+    Stamp(stamp::Arguments),
     Status(status::Arguments),
     #[command(subcommand)]
     Queue(queue::Command),
@@ -92,6 +94,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Reload(arguments) => reload::run(&config, &arguments),
         Command::Send(arguments) => send::run(&arguments),
         Command::Show(arguments) => show::run(&config, &arguments),
+        Command::Stamp(arguments) => stamp::run(&arguments),
         Command::Status(arguments) => status::run(&config, &arguments),
         Command::Queue(command) => queue::run(&config, &command),
         Command::Failed(command) => failed::run(&config, &command),

@@ -9,6 +9,8 @@ pub type Key = (usize, u64, u64);
 /// A batch whose answer is being gathered.
 #[derive(Debug)]
 pub struct Gathering {
+    /// The first bytes of the frame: byte order and mark of what comes back.
+    pub start: Vec<u8>,
     /// The FHS, as it came.
     pub file_header: Option<Vec<u8>>,
     /// The BHS, as it came.
@@ -66,7 +68,8 @@ mod tests {
         let key = (1, 2, 3);
         let answers = vec![b"AA1".to_vec(), b"AR".to_vec(), b"AA2".to_vec()];
         let waiting = BTreeSet::from([0, 2]);
-        batches.add(key, Gathering { file_header: None, batch_header: None, answers, waiting });
+        batches
+            .add(key, Gathering { start: vec![], file_header: None, batch_header: None, answers, waiting });
         assert!(batches.fill(key, 2, Some(b"AE".to_vec())).is_none());
         assert!(batches.fill(key, 2, None).is_none(), "the same answer twice is one");
         let done = batches.fill(key, 0, None).unwrap();

@@ -25,6 +25,8 @@ pub struct Counters {
     pub refused_connections: AtomicU64,
     /// Bytes read from peers.
     pub bytes_in: AtomicU64,
+    /// Attachments delivered without their stamp.
+    pub unstamped: AtomicU64,
     /// Messages done.
     pub delivered: AtomicU64,
     /// Bytes of the journal on disk.
@@ -51,6 +53,7 @@ impl Counters {
             inbound_acknowledgments: zero(),
             refused_connections: zero(),
             bytes_in: zero(),
+            unstamped: zero(),
             delivered: zero(),
             journal_bytes: zero(),
             closed_for_room: AtomicBool::new(false),
@@ -120,6 +123,7 @@ impl Counters {
                 ])
                 .filter(|(_, n)| *n > 0)
                 .collect(),
+            unstamped: of(&self.unstamped),
             delivered: of(&self.delivered),
             again: self.again.iter().enumerate().map(|(at, n)| (plan.name(at).to_owned(), of(n))).collect(),
             failed: locked(&self.failed).clone(),

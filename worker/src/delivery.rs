@@ -14,6 +14,7 @@ use crate::folders::Folders;
 use crate::names::NameParts;
 use crate::plan::{MAPPING, Plan, Step, StepSet};
 use crate::started::Started;
+use crate::step::stamp::Marked;
 use crate::step::{Attachments, Context, Progress, again, archive, attachment, drop_folder};
 use crate::strikes;
 use config::{AckMode, WorkerSettings};
@@ -70,8 +71,24 @@ struct Worked {
     damaged: bool,
 }
 
-/// The step that failed for good, why, and the attempts made of it.
-type FailedStep = (String, String, u32);
+/// A step that failed for good.
+struct FailedStep {
+    step: String,
+    reason: String,
+    attempts: u32,
+    whose: Whose,
+}
+
+/// Where the fault lies, for whoever keeps the message (`ack: processed`).
+#[derive(Clone, Copy)]
+enum Whose {
+    /// In the message: it will fail again.
+    Message,
+    /// In what it is delivered to: sent again it may pass.
+    Target,
+    /// With us.
+    Ours,
+}
 
 /// What the log says of a message.
 #[derive(Default)]
@@ -241,6 +258,7 @@ impl Delivery {
             channel,
             body: &received.body,
             message: None,
+            metadata: &Metadata::default(),
             names: &names,
             below: &below,
             order: worked.task.key,
@@ -273,6 +291,7 @@ impl Delivery {
             channel,
             body: &received.body,
             message: Some(&message),
+            metadata: &metadata,
             names: &names,
             below: &below,
             order: worked.task.key,
@@ -280,6 +299,9 @@ impl Delivery {
         for place in rest.places() {
             let progress = self.step(place, &context, &mut attachments, batch);
             worked.steps.push((place, progress));
+        }
+        if let Some(marked) = attachments.marked() {
+            self.log_stamps(worked.task.id, marked);
         }
     }
 
@@ -319,13 +341,13 @@ impl Delivery {
                 held.hold(worked.task.key, left);
             }
             let end = match failure {
-                Some((step, reason, _)) if !self.is_ours(&worked) => {
-                    outcomes.returned.push(self.give_back(&worked, &step, &reason, left, now_us));
+                Some(failed) if !self.is_ours(&worked) => {
+                    outcomes.returned.push(self.give_back(&worked, &failed, left, now_us));
                     TaskEnd::Gone
                 }
-                Some((step, reason, attempts)) => {
-                    match self.fail(&worked, &step, &reason, attempts, over, now_us) {
-                        Ok(()) => outcomes.failed.push((worked.task.id, step)),
+                Some(failed) => {
+                    match self.fail(&worked, &failed, over, now_us) {
+                        Ok(()) => outcomes.failed.push((worked.task.id, failed.step)),
                         Err(error) => {
                             let text = crate::files::plain(&error);
                             log::error!(
@@ -378,7 +400,10 @@ impl Delivery {
         held: &Held,
     ) -> (Vec<(u8, StepEnd)>, Option<FailedStep>) {
         let attempts = worked.task.attempts + 1;
-        let mut failure = worked.failure.clone().map(|(step, reason)| (step, reason, attempts));
+        let whose = |step: &str| if step == MAPPING { Whose::Message } else { Whose::Ours };
+        let early = worked.failure.clone();
+        let mut failure =
+            early.map(|(step, reason)| FailedStep { whose: whose(&step), step, reason, attempts });
         let mut ends = Vec::new();
         let behind = held.steps(worked.task.key);
         for (place, progress) in &worked.steps {
@@ -391,7 +416,8 @@ impl Delivery {
                 },
                 Progress::Failed(reason) => {
                     let step = self.plan.name(*place).to_owned();
-                    failure.get_or_insert((step, reason.clone(), attempts));
+                    let (reason, whose) = (reason.clone(), Whose::Message);
+                    failure.get_or_insert(FailedStep { step, reason, attempts, whose });
                     StepEnd::NotTried
                 }
             };
@@ -403,7 +429,9 @@ impl Delivery {
     fn gave_up(&self, decisions: &[Decision]) -> Option<FailedStep> {
         decisions.iter().find_map(|decision| match decision {
             Decision::GaveUp { place, attempts, reason } => {
-                Some((self.plan.name(usize::from(*place)).to_owned(), reason.clone(), *attempts))
+                let step = self.plan.name(usize::from(*place)).to_owned();
+                let (reason, attempts) = (reason.clone(), *attempts);
+                Some(FailedStep { step, reason, attempts, whose: Whose::Target })
             }
             Decision::Waits(_) => None,
         })
@@ -420,58 +448,50 @@ impl Delivery {
     /// `ack: processed`: the sender has waited for as long as it may, and is told to send again.
     fn too_late(&self, task: &Task, left: StepSet) -> Option<FailedStep> {
         let late = !left.is_empty() && self.dispatcher.is_withdrawn(task.ticket);
-        late.then(|| (TOO_LATE.to_owned(), "not done within answer_timeout".to_owned(), task.attempts + 1))
+        late.then(|| FailedStep {
+            step: TOO_LATE.to_owned(),
+            reason: "not done within answer_timeout".to_owned(),
+            attempts: task.attempts + 1,
+            whose: Whose::Target,
+        })
     }
 
     /// `ack: processed`: the sender keeps a message that could not be processed.
-    fn give_back(
-        &self,
-        worked: &Worked,
-        step: &str,
-        reason: &str,
-        pending: StepSet,
-        now_us: i64,
-    ) -> Returned {
+    fn give_back(&self, worked: &Worked, failed: &FailedStep, pending: StepSet, now_us: i64) -> Returned {
+        let FailedStep { step, reason, .. } = failed;
         let (id, control_id, kind) = (worked.task.id, &worked.label.control_id, &worked.label.message_type);
         self.counters.failed(step);
         log::warn!(
-            message_id = id.to_string().as_str(), control_id = control_id.as_str(), step = step;
+            message_id = id.to_string().as_str(), control_id = control_id.as_str(), step = step.as_str();
             "id={id} control_id={control_id:?} type={kind} bytes={} outcome=returned step={step} wait={:.3}: {reason}; \
              its sender keeps it",
             worked.label.bytes,
             seconds(now_us - worked.task.received_us),
         );
-        let refusal = match step {
-            MAPPING => &Refusal::REQUIRED_FIELD_MISSING,
-            TOO_LATE => &Refusal::INTERNAL,
-            _ => &Refusal::PROCESSING_FAILED,
+        let refusal = match failed.whose {
+            Whose::Message => &Refusal::REQUIRED_FIELD_MISSING,
+            Whose::Target => &Refusal::INTERNAL,
+            Whose::Ours => &Refusal::PROCESSING_FAILED,
         };
         Returned { id, location: worked.task.location, pending, refusal }
     }
 
     /// Puts a message into the failed folder.
-    fn fail(
-        &self,
-        worked: &Worked,
-        step: &str,
-        reason: &str,
-        attempts: u32,
-        over: StepSet,
-        now_us: i64,
-    ) -> std::io::Result<()> {
+    fn fail(&self, worked: &Worked, failed: &FailedStep, over: StepSet, now_us: i64) -> std::io::Result<()> {
+        let FailedStep { step, reason, attempts, .. } = failed;
         let id = worked.task.id;
         // What cannot be read back stays with the journal as a damaged record; the reason says so.
         let received = self.reader.read(worked.task.location).ok();
         let workflow = flags::workflow(received.as_ref().map_or(0, |r| r.flags));
         let done = self.plan.steps_of(workflow).without(worked.task.pending).with(over);
         let steps_done = done.places().map(|p| self.plan.name(p).to_owned()).collect();
-        let failure = Failure { step, reason, attempts, steps_done };
+        let failure = Failure { step, reason, attempts: *attempts, steps_done };
         let message = FailedMessage::of(&self.settings.channel, id, received.as_ref(), failure);
         self.failed.keep(id, &message, &received.map(|r| r.body).unwrap_or_default())?;
         self.counters.failed(step);
         let (control_id, kind) = (&worked.label.control_id, &worked.label.message_type);
         log::error!(
-            message_id = id.to_string().as_str(), control_id = control_id.as_str(), step = step;
+            message_id = id.to_string().as_str(), control_id = control_id.as_str(), step = step.as_str();
             "id={id} control_id={control_id:?} type={kind} bytes={} outcome=failed step={step} \
              attempts={attempts} wait={:.3}: {reason}",
             worked.label.bytes,
@@ -525,6 +545,16 @@ impl Delivery {
                 seconds(wait.until_us - now_us).max(0.0),
                 wait.attempt,
             );
+        }
+    }
+
+    fn log_stamps(&self, id: journal::MessageId, marked: &Marked) {
+        for reason in &marked.unstamped {
+            self.counters.unstamped.fetch_add(1, Relaxed);
+            log::warn!("id={id} an attachment is delivered without its stamp: {reason}");
+        }
+        for note in &marked.notes {
+            log::info!("id={id} {note}");
         }
     }
 

@@ -297,9 +297,9 @@ impl Intake {
             (file.as_ref().map(Readable::bytes), header.as_ref().map(Readable::bytes));
         let time = &self.second.hl7_time;
         let body = hl7::batch::answer(file_bytes, header_bytes, &batch.answers, &id, time);
-        match header.as_ref().or(file.as_ref()) {
-            Some(header) => header.answer(body),
-            None => body,
+        match charset::transcode_start(&batch.start, encoding) {
+            Ok(frame) => frame.answer(body),
+            Err(_) => body,
         }
     }
 

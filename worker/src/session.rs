@@ -41,6 +41,8 @@ pub struct Session {
     first: AnswerNumber,
     answers: VecDeque<Answer>,
     output: Vec<u8>,
+    /// Bytes of the longest answer in `output`: that of a batch alone may be longer than what may stay unread.
+    longest: usize,
     written: usize,
     blocked_since_ms: Option<u64>,
     last_byte_ms: u64,
@@ -71,6 +73,7 @@ impl Session {
             first: 0,
             answers: VecDeque::new(),
             output: Vec::new(),
+            longest: 0,
             written: 0,
             blocked_since_ms: None,
             last_byte_ms: now_ms,
@@ -171,6 +174,7 @@ impl Session {
             match self.answers.front() {
                 Some(Answer::Ready(bytes)) => {
                     self.output.extend_from_slice(bytes);
+                    self.longest = self.longest.max(bytes.len());
                     self.answers.pop_front();
                     self.first += 1;
                 }
@@ -191,13 +195,14 @@ impl Session {
             self.output.clear();
             self.output.shrink_to(4096);
             self.written = 0;
+            self.longest = 0;
             self.blocked_since_ms = None;
         } else {
             if n > 0 {
                 self.blocked_since_ms = None;
             }
             self.blocked_since_ms.get_or_insert(now_ms);
-            if self.output.len() - self.written > UNREAD_BYTES_MAX {
+            if self.output.len() - self.written > UNREAD_BYTES_MAX.max(self.longest) {
                 self.close();
             }
         }
@@ -318,6 +323,19 @@ mod tests {
         s.tick(UNREAD_MS_MAX - 1, 0, false, &mut Vec::new());
         assert_eq!(s.state(), State::Open);
         s.tick(UNREAD_MS_MAX, 0, false, &mut Vec::new());
+        assert_eq!(s.state(), State::Closed);
+    }
+
+    #[test]
+    fn the_answer_to_a_large_batch_may_be_read_slowly_but_not_with_more_behind_it() {
+        let mut s = session();
+        s.answer(&vec![b'x'; UNREAD_BYTES_MAX * 2]);
+        s.output();
+        s.wrote(1, 0);
+        assert_eq!(s.state(), State::Open);
+        s.answer(&vec![b'x'; UNREAD_BYTES_MAX]);
+        s.output();
+        s.wrote(1, 0);
         assert_eq!(s.state(), State::Closed);
     }
 

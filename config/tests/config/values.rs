@@ -301,8 +301,6 @@ dfapi: {}
     let keys = "\
 tls: {certificate: /c, key: /k}
 retention_days: {failed: 1}
-attachment_output: pdf
-add_metadata_to_attachment: true
 local_archive: {path: /a, retention_days: 3}
 drop_folders: {far: {remote: true, path: /a, server: s, user: u}}
 db_insert: {driver: MySQL, username: u, database: d, table: t, mapping_table: m}
@@ -326,8 +324,6 @@ resend: {server: s, port: 1}
         [
             "tls",
             "retention_days",
-            "attachment_output",
-            "add_metadata_to_attachment",
             "local_archive.retention_days",
             "drop_folders.far.remote",
             "db_insert",

@@ -1,6 +1,7 @@
 // Delivers messages with npm simple-hl7: PORT FILE [each], a JSON string a line. `each`: a connection for each message.
 // One at a time, since the client takes no second message before the answer to the first. Where the connection breaks
-// or nothing is answered, it connects anew and sends the message again. A line for each answer: {sent, answer}.
+// or nothing is answered, it connects anew and sends the message again. A line for each answer: {sent, answer}. It goes
+// slowly, so that there is a middle of its work.
 'use strict'
 
 const fs = require('node:fs')
@@ -32,7 +33,7 @@ function deliver (n) {
     over = true
     clearTimeout(timer)
     process.stdout.write(JSON.stringify({ sent: message.toString(), answer: answer.toString() }) + '\n')
-    setImmediate(deliver, n + 1)
+    setTimeout(deliver, 10, n + 1)
   })
   // The client itself does not see its server hang up.
   client.client?.once('close', again)

@@ -10,8 +10,10 @@ use crate::lexer::{is_regular, is_space};
 pub(crate) struct Survey {
     /// `q` without `Q`.
     pub(crate) states_open: usize,
-    /// Places of each `Q` without `q`. Readers ignore it; behind a `q` of ours they would not.
+    /// Places of each `Q` without `q`. Some readers ignore it, some stop there; behind a `q` of ours they would not.
     pub(crate) restores_extra: Vec<usize>,
+    /// Whether anything is drawn behind one of them.
+    pub(crate) goes_on: bool,
     /// `BMC` or `BDC` without `EMC`: what follows would belong to it, and be hidden where it is.
     pub(crate) marks_open: usize,
     /// `BT` without `ET`.
@@ -32,9 +34,14 @@ impl Survey {
         closing
     }
 
-    /// Whether the content itself must be written anew.
+    /// Whether the content cannot stand as it is between operators of ours.
     pub(crate) fn needs_repair(&self) -> bool {
         !self.restores_extra.is_empty() || self.cut_at.is_some()
+    }
+
+    /// Whether readers differ on what of the content they show.
+    pub(crate) fn is_ambiguous(&self) -> bool {
+        self.goes_on || self.cut_at.is_some()
     }
 
     /// The content without what would do harm between our operators.
@@ -122,6 +129,7 @@ pub(crate) fn survey(content: &[u8]) -> Survey {
 
 impl Survey {
     fn count(&mut self, operator: &[u8], at: usize) {
+        self.goes_on |= operator != b"Q" && !self.restores_extra.is_empty();
         match operator {
             b"q" => self.states_open += 1,
             b"Q" => match self.states_open.checked_sub(1) {
@@ -205,6 +213,7 @@ mod tests {
         let content = b"0.1 0 0 .1 0 0 cm Q q Q Q 1 0 0 rg";
         let found = survey(content);
         assert_eq!(found.restores_extra.len(), 2);
+        assert!(found.is_ambiguous() && !survey(b"q 1 w Q Q Q").is_ambiguous());
         assert_eq!(found.repaired(content.to_vec()), b"0.1 0 0 .1 0 0 cm   q Q   1 0 0 rg");
     }
 

@@ -26,12 +26,18 @@ pub(crate) fn unlock(encrypt: Object, id: Object) -> Result<EncryptionState, Loc
     };
     complete(dictionary)?;
     let mut document = Document::new();
-    document.trailer.set("Encrypt", encrypt);
-    if id.as_array().is_ok() {
-        document.trailer.set("ID", id);
-    }
+    document.objects.insert((1, 0), encrypt);
+    document.trailer.set("Encrypt", Object::Reference((1, 0)));
+    // A file without an id counts as one with an empty id.
+    let first =
+        id.as_array().ok().and_then(|halves| halves.first()).filter(|half| half.as_str().is_ok()).cloned();
+    let first = first.unwrap_or_else(|| Object::string_literal(""));
+    document.trailer.set("ID", Object::Array(vec![first.clone(), first]));
     EncryptionState::decode(&document, "").map_err(|error| match error {
-        lopdf::Error::InvalidPassword | lopdf::Error::Decryption(DecryptionError::IncorrectPassword) => Locked::Password,
+        lopdf::Error::InvalidPassword | lopdf::Error::Decryption(DecryptionError::IncorrectPassword) => {
+            Locked::Password
+        }
+        lopdf::Error::Decryption(error) => Locked::Unsupported(error.to_string()),
         error => Locked::Unsupported(error.to_string()),
     })
 }
@@ -50,26 +56,40 @@ fn complete(dictionary: &Dictionary) -> Result<(), Locked> {
     Ok(())
 }
 
+/// Whether an encryption dictionary has all its parts.
+pub(crate) fn is_complete(encrypt: &Object) -> bool {
+    encrypt.as_dict().is_ok_and(|dictionary| complete(dictionary).is_ok())
+}
+
 /// Encrypts an object's strings and stream under the file's key.
-pub(crate) fn seal(state: &EncryptionState, id: ObjectId, object: &mut Object) -> Result<(), DecryptionError> {
+pub(crate) fn seal(
+    state: &EncryptionState,
+    id: ObjectId,
+    object: &mut Object,
+) -> Result<(), DecryptionError> {
     if let Object::Stream(stream) = object {
-        let plain = stream.dict.has_type(b"XRef")
-            || stream.dict.has_type(b"Metadata") && !state.encrypt_metadata()
-            || has_own_filter(&stream.dict);
-        if !plain {
-            stream.content = encrypt(state, &*state.get_stream_filter(), id, &stream.content)?;
-        }
         if stream.dict.has_type(b"XRef") {
             return Ok(());
+        }
+        // Metadata may be readable by whoever has no key; some readers see that by the filter alone.
+        if stream.dict.has_type(b"Metadata") && !state.encrypt_metadata() && !stream.dict.has(b"Filter") {
+            let identity = Object::Name(b"Identity".to_vec());
+            stream.dict.set("Filter", Object::Name(b"Crypt".to_vec()));
+            stream.dict.set("DecodeParms", Object::Dictionary(Dictionary::from_iter([("Name", identity)])));
+        }
+        if !has_own_filter(&stream.dict) {
+            stream.content = encrypt(state, &*state.get_stream_filter(), id, &stream.content)?;
         }
     }
     seal_strings(state, id, object)
 }
 
-/// A Crypt filter of its own, which says Identity in practice: such a stream is never one of ours.
+/// A Crypt filter of its own, which says Identity in practice.
 fn has_own_filter(dictionary: &Dictionary) -> bool {
     match dictionary.get(b"Filter") {
-        Ok(Object::Array(filters)) => filters.iter().any(|filter| filter.as_name().is_ok_and(|name| name == b"Crypt")),
+        Ok(Object::Array(filters)) => {
+            filters.iter().any(|filter| filter.as_name().is_ok_and(|name| name == b"Crypt"))
+        }
         Ok(filter) => filter.as_name().is_ok_and(|name| name == b"Crypt"),
         Err(_) => false,
     }
@@ -136,7 +156,11 @@ fn encrypt(
     Ok(sealed)
 }
 
-fn chain<C: BlockModeEncrypt + KeyIvInit>(key: &[u8], start: &[u8], text: &mut [u8]) -> Result<(), DecryptionError> {
+fn chain<C: BlockModeEncrypt + KeyIvInit>(
+    key: &[u8],
+    start: &[u8],
+    text: &mut [u8],
+) -> Result<(), DecryptionError> {
     let mut cipher = C::new_from_slices(key, start).map_err(|_| DecryptionError::InvalidKeyLength)?;
     for block in text.chunks_exact_mut(BLOCK_BYTES) {
         let block = block.try_into().map_err(|_| DecryptionError::InvalidCipherTextLength)?;
@@ -153,11 +177,9 @@ mod tests {
     #[test]
     fn what_is_sealed_opens_and_is_the_same_each_time() {
         let state = EncryptionState::default();
-        for (filter, key) in [
-            (&Aes128CryptFilter as &dyn CryptFilter, 16),
-            (&Aes256CryptFilter, 32),
-            (&Rc4CryptFilter, 5),
-        ] {
+        for (filter, key) in
+            [(&Aes128CryptFilter as &dyn CryptFilter, 16), (&Aes256CryptFilter, 32), (&Rc4CryptFilter, 5)]
+        {
             let _ = (&state, filter.compute_key(&vec![1; key], (3, 0)).unwrap());
             for plain in [&b""[..], b"a", b"sixteen bytes ok", b"more than sixteen bytes"] {
                 let key = filter.compute_key(&vec![1; key], (3, 0)).unwrap();

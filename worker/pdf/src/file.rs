@@ -52,7 +52,11 @@ impl<'a> File<'a> {
     }
 
     /// A file whose objects were recovered, decrypted already.
-    pub(crate) fn loaded(objects: BTreeMap<ObjectId, Object>, trailer: Dictionary, limits: &Limits) -> File<'a> {
+    pub(crate) fn loaded(
+        objects: BTreeMap<ObjectId, Object>,
+        trailer: Dictionary,
+        limits: &Limits,
+    ) -> File<'a> {
         File::new(Store::Loaded { objects, trailer }, limits, limits.decompressed_bytes_max)
     }
 
@@ -208,9 +212,9 @@ impl<'a> File<'a> {
         let object = self.resolve(object)?;
         let Some(depth) = depth.checked_sub(1) else { return Ok((*object).clone()) };
         Ok(match &*object {
-            Object::Array(items) => {
-                Object::Array(items.iter().map(|item| self.resolve_deep(item, depth)).collect::<Result<_, _>>()?)
-            }
+            Object::Array(items) => Object::Array(
+                items.iter().map(|item| self.resolve_deep(item, depth)).collect::<Result<_, _>>()?,
+            ),
             Object::Dictionary(dictionary) => {
                 let mut copy = Dictionary::new();
                 for (key, value) in dictionary {
@@ -242,7 +246,7 @@ impl<'a> File<'a> {
             return Err(Fault::Damaged(format!("object {} is not where the cross-reference has it", id.0)));
         };
         let mut lexer = Lexer::new(bytes, at);
-        let object = lexer.object(&mut self.objects_left).map_err(stop)?;
+        let object = or_null(lexer.object(&mut self.objects_left))?;
         let mut object = match object {
             Object::Dictionary(dict) => {
                 let length = match dict.get(b"Length") {
@@ -279,7 +283,7 @@ impl<'a> File<'a> {
         let Some(&(_, at)) = listed.or_else(|| container.index.iter().find(|entry| entry.0 == number)) else {
             return Ok(Object::Null);
         };
-        Lexer::new(&container.content, at).object(&mut self.objects_left).map_err(stop)
+        or_null(Lexer::new(&container.content, at).object(&mut self.objects_left))
     }
 
     fn container(&mut self, number: u32) -> Result<Option<Rc<Container>>, Fault> {
@@ -289,7 +293,8 @@ impl<'a> File<'a> {
         let object = self.get_passing((number, 0))?;
         let Object::Stream(stream) = &*object else { return Ok(None) };
         let Some(content) = self.decode(stream)? else { return Ok(None) };
-        let first = self.entry(&stream.dict, b"First")?.as_i64().ok().and_then(|first| usize::try_from(first).ok());
+        let first =
+            self.entry(&stream.dict, b"First")?.as_i64().ok().and_then(|first| usize::try_from(first).ok());
         let Some(first) = first.filter(|&first| first <= content.len()) else { return Ok(None) };
         let mut lexer = Lexer::new(&content[..first], 0);
         let mut index = Vec::new();
@@ -304,10 +309,13 @@ impl<'a> File<'a> {
     }
 }
 
-fn stop(stop: Stop) -> Fault {
-    match stop {
-        Stop::Nesting => Fault::TooMuch("objects within one another"),
-        Stop::Objects => Fault::TooMuch("objects"),
+/// A malformed object is none.
+fn or_null(object: Result<Object, Stop>) -> Result<Object, Fault> {
+    match object {
+        Ok(object) => Ok(object),
+        Err(Stop::Malformed) => Ok(Object::Null),
+        Err(Stop::Nesting) => Err(Fault::TooMuch("objects within one another")),
+        Err(Stop::Objects) => Err(Fault::TooMuch("objects")),
     }
 }
 
@@ -317,7 +325,8 @@ mod tests {
 
     #[test]
     fn a_circle_of_references_is_null() {
-        let objects = BTreeMap::from([((1, 0), Object::Reference((2, 0))), ((2, 0), Object::Reference((1, 0)))]);
+        let objects =
+            BTreeMap::from([((1, 0), Object::Reference((2, 0))), ((2, 0), Object::Reference((1, 0)))]);
         let mut file = File::loaded(objects, Dictionary::new(), &Limits::default());
         assert!(file.resolve(&Object::Reference((1, 0))).unwrap().is_null());
     }

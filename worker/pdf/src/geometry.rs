@@ -28,6 +28,8 @@ pub(crate) struct View {
     pub(crate) unit: f64,
     /// Takes a plane with its origin in the displayed upper left corner, x to the right and y up, to the page's.
     pub(crate) matrix: [f64; 6],
+    /// All that is displayed, in the page's plane: left, bottom, right, top.
+    pub(crate) bounds: [f64; 4],
 }
 
 /// How `page` is displayed.
@@ -89,7 +91,7 @@ impl Rectangle {
             // Anything else is not allowed and shown upright.
             _ => (across, up, [1.0, 0.0, 0.0, 1.0, left, top]),
         };
-        View { width, height, unit, matrix }
+        View { width, height, unit, matrix, bounds: [left, bottom, right, top] }
     }
 }
 

@@ -15,6 +15,8 @@ pub(crate) enum Stop {
     Nesting,
     /// More objects than the stamp may read.
     Objects,
+    /// A dictionary with something else where a key should be, which readers take apart each in its own way.
+    Malformed,
 }
 
 /// A place in the bytes, from which objects are read one after the other.
@@ -98,7 +100,9 @@ impl<'a> Lexer<'a> {
     fn object_of(&mut self, token: Token<'a>, depth: usize, objects: &mut usize) -> Result<Object, Stop> {
         *objects = objects.checked_sub(1).ok_or(Stop::Objects)?;
         Ok(match token {
-            Token::Number { integer: Some(number), .. } => self.reference(number).unwrap_or(Object::Integer(number)),
+            Token::Number { integer: Some(number), .. } => {
+                self.reference(number).unwrap_or(Object::Integer(number))
+            }
             Token::Number { real, .. } => Object::Real(real),
             Token::Name(name) => Object::Name(name),
             Token::String(bytes, format) => Object::String(bytes, format),
@@ -159,6 +163,7 @@ impl<'a> Lexer<'a> {
                         }
                     }
                 }
+                Token::DictionaryStart | Token::ArrayStart => return Err(Stop::Malformed),
                 // No key: readers pass over it.
                 _ => {}
             }
@@ -252,7 +257,8 @@ impl<'a> Lexer<'a> {
         }
         // A second point ends the number, as readers have it.
         let point = text.iter().position(|&b| b == b'.').unwrap_or(text.len());
-        let end = text[point + 1..].iter().position(|&b| b == b'.').map_or(text.len(), |next| point + 1 + next);
+        let end =
+            text[point + 1..].iter().position(|&b| b == b'.').map_or(text.len(), |next| point + 1 + next);
         let text = std::str::from_utf8(&text[..end]).unwrap_or("0");
         let value: f32 = if text == "." { 0.0 } else { text.parse().unwrap_or(0.0) };
         let value = if value.is_finite() { value } else { f32::MAX };
@@ -394,16 +400,24 @@ mod tests {
     #[test]
     fn nesting_ends_in_a_stop_and_not_in_a_crash() {
         for open in [&b"["[..], b"<</A "] {
-            assert_eq!(Lexer::new(&open.repeat(200_000), 0).object(&mut usize::MAX.clone()), Err(Stop::Nesting));
+            assert_eq!(
+                Lexer::new(&open.repeat(200_000), 0).object(&mut usize::MAX.clone()),
+                Err(Stop::Nesting)
+            );
         }
         let strings = b"(".repeat(1_000_000);
         assert!(Lexer::new(&strings, 0).object(&mut 10).is_ok());
     }
 
     #[test]
+    fn a_dictionary_with_a_bracket_for_a_key_is_none() {
+        assert_eq!(Lexer::new(b"<<<</A 1>>>>", 0).object(&mut 100), Err(Stop::Malformed));
+    }
+
+    #[test]
     fn objects_are_counted() {
-        assert_eq!(Lexer::new(&b"[0 0 0 0]".repeat(1), 0).object(&mut 4), Err(Stop::Objects));
-        assert!(Lexer::new(&b"[0 0 0 0]".repeat(1), 0).object(&mut 5).is_ok());
+        assert_eq!(Lexer::new(b"[0 0 0 0]", 0).object(&mut 4), Err(Stop::Objects));
+        assert!(Lexer::new(b"[0 0 0 0]", 0).object(&mut 5).is_ok());
     }
 
     #[test]

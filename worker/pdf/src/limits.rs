@@ -24,9 +24,9 @@ impl Default for Limits {
     fn default() -> Limits {
         Limits {
             bytes_max: 512 << 20,
-            decompressed_bytes_max: 192 << 20,
+            decompressed_bytes_max: 128 << 20,
             objects_max: 4_000_000,
-            entries_max: 4_000_000,
+            entries_max: 1_500_000,
             pages_max: 100_000,
             recovered_bytes_max: 64 << 20,
             text_max: 16_384,

@@ -30,7 +30,7 @@ fn info_key(name: &str) -> Vec<u8> {
 }
 
 /// A text string of § 7.9.2.2: ASCII as it is, everything else in UTF-16.
-fn text_string(text: &str) -> Object {
+pub(crate) fn text_string(text: &str) -> Object {
     let plain = |byte: u8| matches!(byte, b' '..=b'~' | b'\t' | b'\n' | b'\r');
     if text.bytes().all(plain) && text.len() <= VALUE_UNITS_MAX {
         return Object::String(text.as_bytes().to_vec(), StringFormat::Literal);
@@ -82,7 +82,7 @@ pub(crate) fn new_xmp(lines: &[(&str, &str)]) -> Vec<u8> {
 /// XMP around descriptions.
 pub(crate) fn packet(descriptions: &str) -> Vec<u8> {
     format!(
-        "<?xpacket begin=\"\u{FEFF}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>\n<x:xmpmeta xmlns:x=\"adobe:ns:meta/\">\n\
+        "{PACKET_LINE}\n<x:xmpmeta xmlns:x=\"adobe:ns:meta/\">\n\
          <rdf:RDF xmlns:rdf=\"http://www.w3.org/1999/02/22-rdf-syntax-ns#\">\n{descriptions}</rdf:RDF>\n\
          </x:xmpmeta>\n<?xpacket end=\"w\"?>"
     )
@@ -98,9 +98,17 @@ fn decoded(xmp: &[u8]) -> Option<String> {
     match xmp {
         [0xFE, 0xFF, ..] | [0, b'<', ..] => units(u16::from_be_bytes),
         [0xFF, 0xFE, ..] | [b'<', 0, ..] => units(u16::from_le_bytes),
-        _ => Some(std::str::from_utf8(xmp).ok()?.trim_end_matches('\0').to_owned()),
+        _ => std::str::from_utf8(xmp).map(str::to_owned).ok().or_else(|| {
+            // Tools that know no UTF-8 mangle the mark of it in the first line, and nothing else.
+            let end = memchr::memmem::find(xmp, b"?>").filter(|end| *end < PACKET_LINE_MAX)? + 2;
+            Some(format!("{PACKET_LINE}{}", std::str::from_utf8(&xmp[end..]).ok()?))
+        }),
     }
+    .map(|text| text.trim_end_matches('\0').to_owned())
 }
+
+const PACKET_LINE: &str = "<?xpacket begin=\"\u{FEFF}\" id=\"W5M0MpCehiHzreSzNTczkc9d\"?>";
+const PACKET_LINE_MAX: usize = 200;
 
 const OURS_END: &str = "<!--/hl7server-->\n";
 
@@ -193,7 +201,10 @@ fn element(name: &str) -> String {
         let allowed = letter.is_ascii_alphabetic()
             || letter == '_'
             || index > 0 && (letter.is_ascii_digit() || matches!(letter, '-' | '.'))
-            || letter.is_alphabetic() && (0xC0..0x2000).contains(&u32::from(letter)) && letter != '×' && letter != '÷';
+            || letter.is_alphabetic()
+                && (0xC0..0x2000).contains(&u32::from(letter))
+                && letter != '×'
+                && letter != '÷';
         if allowed {
             element.push(letter);
         } else {
@@ -244,14 +255,19 @@ mod tests {
     fn a_second_stamp_adds_to_the_first_and_does_not_repeat_it() {
         let once = added(XMP, &[("a", "1"), ("b", "2")]).unwrap();
         let twice = added(&once, &[("b", "3")]).unwrap();
-        assert!(twice.contains(">1</hl7server:a>") && twice.contains(">3</hl7server:b>") && !twice.contains(">2<"));
+        assert!(
+            twice.contains(">1</hl7server:a>")
+                && twice.contains(">3</hl7server:b>")
+                && !twice.contains(">2<")
+        );
         assert_eq!(twice.matches("<!--hl7server-->").count(), 1);
         assert_eq!(added(&twice, &[("b", "3")]).unwrap(), twice);
     }
 
     #[test]
     fn an_archive_stays_one_and_learns_our_properties_once() {
-        let archive = XMP.replace("<dc:title>", "<i:part xmlns:i='http://www.aiim.org/pdfa/ns/id/'>2</i:part><dc:title>");
+        let archive = XMP
+            .replace("<dc:title>", "<i:part xmlns:i='http://www.aiim.org/pdfa/ns/id/'>2</i:part><dc:title>");
         let once = added(&archive, &[("a", "1")]).unwrap();
         assert!(once.contains("<i:part") && once.contains("<pdfaProperty:name>a</pdfaProperty:name>"));
         let twice = added(&once, &[("b", "1")]).unwrap();
@@ -275,6 +291,10 @@ mod tests {
         assert_eq!(into_xmp(b"\xFF\xFE\x00", &[]), None);
         let wide: Vec<u8> = XMP.encode_utf16().flat_map(u16::to_be_bytes).collect();
         assert!(into_xmp(&wide, &[("a", "b")]).is_some());
+        let mangled = [b"<?xpacket begin='\xEF\xBB?'?>", XMP.as_bytes()].concat();
+        assert!(
+            into_xmp(&mangled, &[("a", "b")]).unwrap().starts_with("<?xpacket begin=\"\u{FEFF}".as_bytes())
+        );
     }
 
     #[test]
@@ -282,7 +302,7 @@ mod tests {
         assert_eq!(element("1a.b:c"), "_x0031_a.b_x003A_c");
         assert_eq!(element(""), "_");
         assert_eq!(escaped("\u{0}a\u{1F}\r\n]]>"), "a&#13;&#10;]]&gt;");
-        assert_eq!(info_key(&"ä".repeat(100)).len(), NAME_BYTES_MAX - 1 + (NAME_BYTES_MAX - 10) % 2);
+        assert_eq!(info_key(&"ä".repeat(100)).len(), NAME_BYTES_MAX - 1);
         assert_eq!(text_string("Ж"), Object::String(vec![0xFE, 0xFF, 4, 0x16], StringFormat::Hexadecimal));
     }
 }

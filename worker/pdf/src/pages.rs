@@ -36,6 +36,16 @@ pub(crate) struct Inherited {
     pub(crate) rotate: Option<Object>,
 }
 
+/// What a walk over the tree found.
+pub(crate) struct Found {
+    /// Those asked for.
+    pub(crate) pages: Vec<Page>,
+    /// How many there are.
+    pub(crate) count: usize,
+    /// Nodes that say another number of pages than they have, and the right one.
+    pub(crate) miscounted: Vec<(ObjectId, usize)>,
+}
+
 /// Why there is no page to stamp.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum NoPages {
@@ -52,7 +62,7 @@ impl From<Fault> for NoPages {
 
 /// The pages in order, each object once: all of them, or the first. The whole tree is walked either way, so that one
 /// that runs in a circle is found out.
-pub(crate) fn pages(file: &mut File, limits: &Limits, all: bool) -> Result<Vec<Page>, NoPages> {
+pub(crate) fn pages(file: &mut File, limits: &Limits, all: bool) -> Result<Found, NoPages> {
     let root = file.trailer().get(b"Root").cloned().unwrap_or(Object::Null);
     let catalog = file.resolve(&root)?;
     let Object::Dictionary(catalog) = &*catalog else {
@@ -61,9 +71,19 @@ pub(crate) fn pages(file: &mut File, limits: &Limits, all: bool) -> Result<Vec<P
     let Ok(top) = catalog.get(b"Pages").and_then(Object::as_reference) else {
         return Err(NoPages::Fault(Fault::Damaged("the catalog names no page tree".into())));
     };
-    let mut walk = Walk { file, all, limits, pages: Vec::new(), count: 0, seen: HashSet::new(), above: Vec::new() };
+    let mut walk = Walk {
+        file,
+        all,
+        limits,
+        pages: Vec::new(),
+        miscounted: Vec::new(),
+        count: 0,
+        seen: HashSet::new(),
+        above: Vec::new(),
+    };
     walk.node(top, &Rc::new(Inherited::default()))?;
-    if walk.pages.is_empty() { Err(NoPages::None) } else { Ok(walk.pages) }
+    let Walk { pages, miscounted, count, .. } = walk;
+    if pages.is_empty() { Err(NoPages::None) } else { Ok(Found { pages, miscounted, count }) }
 }
 
 struct Walk<'w, 'a> {
@@ -71,6 +91,7 @@ struct Walk<'w, 'a> {
     all: bool,
     limits: &'w Limits,
     pages: Vec<Page>,
+    miscounted: Vec<(ObjectId, usize)>,
     count: usize,
     seen: HashSet<ObjectId>,
     above: Vec<ObjectId>,
@@ -93,6 +114,7 @@ impl Walk<'_, '_> {
         let Object::Array(kids) = &*kids else { return Ok(()) };
         let inherited = Rc::new(inherited.with(dictionary));
         self.above.push(id);
+        let before = self.count;
         for (index, kid) in kids.iter().enumerate() {
             match kid {
                 Object::Reference(kid) => self.node(*kid, &inherited)?,
@@ -103,6 +125,15 @@ impl Walk<'_, '_> {
             }
         }
         self.above.pop();
+        let said = self
+            .file
+            .entry(dictionary, b"Count")?
+            .as_i64()
+            .ok()
+            .and_then(|count| usize::try_from(count).ok());
+        if said != Some(self.count - before) {
+            self.miscounted.push((id, self.count - before));
+        }
         Ok(())
     }
 
@@ -163,10 +194,11 @@ mod tests {
 
     fn walk(objects: &[&str], all: bool) -> Result<Vec<Page>, NoPages> {
         let read = |text: &&str| Lexer::new(text.as_bytes(), 0).object(&mut 1000).unwrap();
-        let objects: BTreeMap<ObjectId, Object> = (1u32..).map(|n| (n, 0)).zip(objects.iter().map(read)).collect();
+        let objects: BTreeMap<ObjectId, Object> =
+            (1u32..).map(|n| (n, 0)).zip(objects.iter().map(read)).collect();
         let trailer = Dictionary::from_iter([("Root", Object::Reference((1, 0)))]);
         let limits = Limits::default();
-        pages(&mut File::loaded(objects, trailer, &limits), &limits, all)
+        pages(&mut File::loaded(objects, trailer, &limits), &limits, all).map(|found| found.pages)
     }
 
     #[test]

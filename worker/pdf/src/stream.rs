@@ -30,7 +30,8 @@ pub(crate) fn data(bytes: &[u8], lexer: &mut Lexer, length: Option<i64>) -> Opti
         (Some(b'\r' | b'\n'), _) => start += 1,
         _ => {}
     }
-    let said = length.and_then(|length| usize::try_from(length).ok()).and_then(|length| start.checked_add(length));
+    let said =
+        length.and_then(|length| usize::try_from(length).ok()).and_then(|length| start.checked_add(length));
     if let Some(end) = said.filter(|&end| end <= bytes.len()) {
         let mut after = Lexer::new(bytes, end);
         if after.take_word(b"endstream") || after.take_word(b"endobj") {
@@ -58,19 +59,43 @@ pub(crate) fn decode(dictionary: &Dictionary, data: &[u8], left: &mut usize) -> 
     }
     let mut dict = dictionary.clone();
     full_names(&mut dict);
+    without_crypt(&mut dict);
     let stream = Stream { dict, content: data.to_vec(), allows_compression: false, start_position: None };
     match stream.decompressed_content_with_limit(*left) {
         Ok(content) => {
             *left = left.saturating_sub(content.len());
             Ok(content)
         }
-        Err(lopdf::Error::Decompress(lopdf::DecompressError::MemoryLimitExceeded { .. })) => Err(Undecoded::TooMuch),
+        Err(lopdf::Error::Decompress(lopdf::DecompressError::MemoryLimitExceeded { .. })) => {
+            Err(Undecoded::TooMuch)
+        }
         Err(_) => Err(Undecoded::Unreadable),
     }
 }
 
-/// Filters by their short names, which belong into inline images and are written elsewhere too; a Crypt filter has
-/// been dealt with.
+/// Takes out a Crypt filter: what it says was done when the stream was decrypted.
+fn without_crypt(dictionary: &mut Dictionary) {
+    let is_crypt = |filter: &Object| filter.as_name().is_ok_and(|name| name == b"Crypt");
+    match dictionary.get(b"Filter") {
+        Ok(Object::Array(filters)) => {
+            let Some(at) = filters.iter().position(is_crypt) else { return };
+            for key in [&b"Filter"[..], b"DecodeParms"] {
+                if let Ok(Object::Array(items)) = dictionary.get_mut(key)
+                    && at < items.len()
+                {
+                    items.remove(at);
+                }
+            }
+        }
+        Ok(filter) if is_crypt(filter) => {
+            dictionary.remove(b"Filter");
+            dictionary.remove(b"DecodeParms");
+        }
+        _ => {}
+    }
+}
+
+/// Filters by their short names, which belong into inline images and are written elsewhere too.
 fn full_names(dictionary: &mut Dictionary) {
     fn full(object: &mut Object) {
         if let Object::Name(name) = object {
@@ -107,6 +132,17 @@ mod tests {
             assert_eq!(found(b"stream\nabcdef\r\nendstream", length), Some(&b"abcdef"[..]), "{length:?}");
         }
         assert_eq!(found(b"endobj", Some(3)), None);
+    }
+
+    #[test]
+    fn a_crypt_filter_is_passed_over() {
+        let name = |name: &str| Object::Name(name.as_bytes().to_vec());
+        for filter in [name("Crypt"), Object::Array(vec![name("Crypt"), name("AHx")])] {
+            let hex = matches!(filter, Object::Array(_));
+            let dictionary = Dictionary::from_iter([("Filter", filter)]);
+            let content = decode(&dictionary, b"41>", &mut 100).unwrap();
+            assert_eq!(content, if hex { &b"A"[..] } else { b"41>" });
+        }
     }
 
     #[test]

@@ -83,7 +83,8 @@ impl Text {
         for (name, value) in lines {
             let line = format!("{name}: {value}");
             for paragraph in line.split(['\r', '\n', '\u{B}', '\u{C}', '\u{85}', '\u{2028}', '\u{2029}']) {
-                let letters: String = paragraph.nfc().filter(|&letter| !is_ignorable(letter)).take(left).collect();
+                let letters: String =
+                    paragraph.nfc().filter(|&letter| !is_ignorable(letter)).take(left).collect();
                 let count = letters.chars().count();
                 left -= count;
                 text.cut |= left == 0;
@@ -142,7 +143,8 @@ impl Text {
 
     /// Lines no wider than `across`, in thousandths of the size; no more than `rows_max` are made.
     fn lines(&mut self, across: f64, rows_max: usize) -> Vec<Line> {
-        let space = [win_ansi::width(b' '), if self.lettering.is_empty() { 0.0 } else { self.lettering.width(' ') }];
+        let space =
+            [win_ansi::width(b' '), if self.lettering.is_empty() { 0.0 } else { self.lettering.width(' ') }];
         let space_code = if self.lettering.is_empty() { 0 } else { self.lettering.code(' ') };
         let mut lines = Vec::new();
         for words in &self.paragraphs {
@@ -212,7 +214,8 @@ impl Setting {
                     let codes: String = part.codes.iter().map(|code| format!("{code:04X}")).collect();
                     out.extend_from_slice(format!("<{codes}>").as_bytes());
                 } else {
-                    let bytes: Vec<u8> = part.codes.iter().filter_map(|&code| u8::try_from(code).ok()).collect();
+                    let bytes: Vec<u8> =
+                        part.codes.iter().filter_map(|&code| u8::try_from(code).ok()).collect();
                     writer::literal(&mut out, &bytes);
                 }
                 out.extend_from_slice(b" Tj\n");
@@ -235,7 +238,7 @@ fn is_blank(letter: char) -> bool {
 }
 
 /// Letters that show nothing and only tell a layout engine what to do.
-fn is_ignorable(letter: char) -> bool {
+pub(crate) fn is_ignorable(letter: char) -> bool {
     matches!(u32::from(letter), 0xAD | 0x200B..=0x200F | 0x202A..=0x202E | 0x2060..=0x206F | 0xFE00..=0xFE0F | 0xFEFF
         | 0xE0000..=0xE0FFF)
 }
@@ -252,7 +255,8 @@ fn displayed_order(text: &str) -> Vec<char> {
         }
         let neutral = |letter: char| !letter.is_alphabetic() || is_right_to_left(letter);
         let run = letters[at..].iter().take_while(|&&letter| neutral(letter)).count();
-        let end = at + letters[at..at + run].iter().rposition(|&letter| is_right_to_left(letter)).unwrap_or(0) + 1;
+        let end =
+            at + letters[at..at + run].iter().rposition(|&letter| is_right_to_left(letter)).unwrap_or(0) + 1;
         letters[at..end].reverse();
         for number in letters[at..end].chunk_by_mut(|a, b| a.is_ascii_digit() && b.is_ascii_digit()) {
             number.reverse();
@@ -289,18 +293,24 @@ mod tests {
     #[test]
     fn a_word_is_all_of_one_font() {
         let drawn = operators(&[("name", "Łukasz Huber")], 595.0, 842.0);
-        assert!(drawn.contains("(name: ) Tj\n/F2 7 Tf\n<") && drawn.contains("/F1 7 Tf\n(Huber) Tj"), "{drawn}");
+        assert!(
+            drawn.contains("(name: ) Tj\n/F2 7 Tf\n<") && drawn.contains("/F1 7 Tf\n(Huber) Tj"),
+            "{drawn}"
+        );
     }
 
     #[test]
     fn everything_stays_within_the_page_however_small_or_long() {
         let long = "word ".repeat(500) + &"x".repeat(2000);
-        for (width, height) in [(595.0, 842.0), (100.0, 30.0), (10.0, 10.0), (3.0, 800.0), (800.0, 3.0), (0.5, 0.5)] {
+        for (width, height) in
+            [(595.0, 842.0), (100.0, 30.0), (10.0, 10.0), (3.0, 800.0), (800.0, 3.0), (0.5, 0.5)]
+        {
             for value in ["short", &long] {
                 let mut text = text(&[("name", value)]);
                 let setting = text.set(width, height, 1.0);
                 assert!(!setting.lines.is_empty(), "{width} {height}");
-                let bottom = setting.margin + setting.size * (ASCENT + LEADING * (setting.lines.len() - 1) as f64);
+                let bottom =
+                    setting.margin + setting.size * (ASCENT + LEADING * (setting.lines.len() - 1) as f64);
                 assert!(bottom <= height, "{width} {height} {bottom}");
                 for line in &setting.lines {
                     let codes = line.parts.iter().flat_map(|part| &part.codes);

@@ -40,14 +40,20 @@ impl Font {
         let head = table(bytes, b"head")?;
         let hhea = table(bytes, b"hhea")?;
         let units_per_em = u16_at(head, 18)?;
-        let thousandths = |at: &'static [u8], offset| Some(i64::from(i16_at(at, offset)?) * 1000 / i64::from(units_per_em));
+        let thousandths =
+            |at: &'static [u8], offset| Some(i64::from(i16_at(at, offset)?) * 1000 / i64::from(units_per_em));
         Some(Font {
             bytes,
             name,
             units_per_em,
             ascent: thousandths(hhea, 4)?,
             descent: thousandths(hhea, 6)?,
-            bounds: [thousandths(head, 36)?, thousandths(head, 38)?, thousandths(head, 40)?, thousandths(head, 42)?],
+            bounds: [
+                thousandths(head, 36)?,
+                thousandths(head, 38)?,
+                thousandths(head, 40)?,
+                thousandths(head, 42)?,
+            ],
             fixed_width,
             cmap: segmented(table(bytes, b"cmap")?)?,
             hmtx: table(bytes, b"hmtx")?,
@@ -85,7 +91,9 @@ impl Font {
 
 fn table(bytes: &'static [u8], tag: &[u8; 4]) -> Option<&'static [u8]> {
     let count = u16_at(bytes, 4)?;
-    let record = (0..count).map(|index| 12 + usize::from(index) * 16).find(|&at| bytes.get(at..at + 4) == Some(tag))?;
+    let record = (0..count)
+        .map(|index| 12 + usize::from(index) * 16)
+        .find(|&at| bytes.get(at..at + 4) == Some(tag))?;
     let (offset, length) = (u32_at(bytes, record + 8)? as usize, u32_at(bytes, record + 12)? as usize);
     bytes.get(offset..offset + length)
 }

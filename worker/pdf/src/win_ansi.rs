@@ -21,8 +21,8 @@ static WIDTHS: [u16; 224] = [
 
 /// Letters of codes 128 to 159; U+FFFD where the code has none.
 static HIGH: [char; 32] = [
-    '€', '\u{FFFD}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{FFFD}', 'Ž', '\u{FFFD}', '\u{FFFD}',
-    '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{FFFD}', 'ž', 'Ÿ',
+    '€', '\u{FFFD}', '‚', 'ƒ', '„', '…', '†', '‡', 'ˆ', '‰', 'Š', '‹', 'Œ', '\u{FFFD}', 'Ž', '\u{FFFD}',
+    '\u{FFFD}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{FFFD}', 'ž', 'Ÿ',
 ];
 
 /// The code of a letter. A soft hyphen has none: it would be drawn as a hyphen.
@@ -48,7 +48,10 @@ mod tests {
         for letter in ('\0'..'\u{3000}').filter(|&letter| code(letter).is_some()) {
             assert!(width(code(letter).unwrap()) > 0.0, "{letter}");
         }
-        assert_eq!((code('A'), code('€'), code('ÿ'), code('Ł'), code('\u{AD}')), (Some(65), Some(128), Some(255), None, None));
+        assert_eq!(
+            (code('A'), code('€'), code('ÿ'), code('Ł'), code('\u{AD}')),
+            (Some(65), Some(128), Some(255), None, None)
+        );
         assert_eq!(width(b'W'), 944.0);
     }
 }

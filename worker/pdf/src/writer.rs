@@ -7,8 +7,19 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 /// What a cross-reference stream has in its dictionary and the next one must not take over.
-const OF_SECTION: [&[u8]; 11] =
-    [b"Type", b"Size", b"Index", b"W", b"Prev", b"XRefStm", b"Length", b"Filter", b"DecodeParms", b"DL", b"F"];
+const OF_SECTION: [&[u8]; 11] = [
+    b"Type",
+    b"Size",
+    b"Index",
+    b"W",
+    b"Prev",
+    b"XRefStm",
+    b"Length",
+    b"Filter",
+    b"DecodeParms",
+    b"DL",
+    b"F",
+];
 
 /// What comes behind a file of `length` bytes (from its header) whose cross-reference is at `previous`.
 pub(crate) struct Update<'a> {
@@ -58,7 +69,11 @@ impl Update<'_> {
 }
 
 /// A whole file.
-pub(crate) fn whole(version: &[u8], objects: &BTreeMap<ObjectId, Object>, old_trailer: &Dictionary) -> Vec<u8> {
+pub(crate) fn whole(
+    version: &[u8],
+    objects: &BTreeMap<ObjectId, Object>,
+    old_trailer: &Dictionary,
+) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend_from_slice(b"%PDF-");
     out.extend_from_slice(version);
@@ -100,16 +115,19 @@ fn trailer(old: &Dictionary, body: &[u8]) -> Dictionary {
         trailer.remove(key);
     }
     let digest = Object::String(Md5::digest(body).to_vec(), StringFormat::Hexadecimal);
+    let encrypted = trailer.has(b"Encrypt");
     match trailer.get_mut(b"ID") {
-        Ok(Object::Array(halves)) if matches!(halves[..], [Object::String(..), Object::String(..)]) => halves[1] = digest,
-        // Missing, it is made; odd, it stays: the key of an encrypted file hangs on it.
-        Err(_) => trailer.set("ID", Object::Array(vec![digest.clone(), digest])),
-        Ok(_) => {}
+        Ok(Object::Array(halves)) if matches!(halves[..], [Object::String(..), Object::String(..)]) => {
+            halves[1] = digest
+        }
+        // Missing, it is made; odd, or missing where the key of an encrypted file hangs on it, it stays so.
+        Err(_) if !encrypted => trailer.set("ID", Object::Array(vec![digest.clone(), digest])),
+        Err(_) | Ok(_) => {}
     }
     trailer
 }
 
-fn runs<'a>(places: &'a [(ObjectId, usize)]) -> impl Iterator<Item = &'a [(ObjectId, usize)]> {
+fn runs(places: &[(ObjectId, usize)]) -> impl Iterator<Item = &[(ObjectId, usize)]> {
     places.chunk_by(|a, b| a.0.0 + 1 == b.0.0)
 }
 
@@ -122,7 +140,7 @@ fn table(out: &mut Vec<u8>, places: &[(ObjectId, usize)]) {
 
 fn entries(out: &mut Vec<u8>, places: &[(ObjectId, usize)]) {
     for ((_, generation), at) in places {
-        let _ = write!(out, "{at:010} {generation:05} n \n");
+        let _ = writeln!(out, "{at:010} {generation:05} n ");
     }
 }
 
@@ -261,5 +279,7 @@ mod tests {
         assert_eq!(kept.as_array().unwrap()[0], half(1));
         assert_ne!(kept.as_array().unwrap()[1], half(2));
         assert_eq!(with(Object::Array(vec![half(1)])), Object::Array(vec![half(1)]));
+        let encrypted = trailer(&Dictionary::from_iter([("Encrypt", Object::Null)]), b"body");
+        assert!(!encrypted.has(b"ID"));
     }
 }

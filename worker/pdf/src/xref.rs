@@ -4,7 +4,7 @@
 //! otherwise; an update appended to such a file is what made 19 of 25 unreadable. So here damage is only told, and
 //! [`crate::recovery`] writes the file anew.
 
-use crate::lexer::{Lexer, is_space};
+use crate::lexer::{Lexer, Stop, is_space};
 use crate::limits::Limits;
 use crate::stream;
 use lopdf::{Dictionary, Object};
@@ -59,8 +59,14 @@ pub(crate) fn read(bytes: &[u8], limits: &Limits, decompressed: &mut usize) -> R
         return damaged("startxref names no place");
     };
     let start = usize::try_from(start).unwrap_or(usize::MAX);
-    let mut reader =
-        Reader { bytes, limits, decompressed, objects: limits.objects_max, entries: HashMap::new(), seen: HashSet::new() };
+    let mut reader = Reader {
+        bytes,
+        limits,
+        decompressed,
+        objects: limits.objects_max,
+        entries: HashMap::new(),
+        seen: HashSet::new(),
+    };
     let (kind, trailer) = reader.section(start)?;
     let mut previous = previous_of(&trailer)?;
     while let Some(at) = previous {
@@ -69,6 +75,9 @@ pub(crate) fn read(bytes: &[u8], limits: &Limits, decompressed: &mut usize) -> R
     }
     if !trailer.has(b"Root") {
         return damaged("the trailer names no catalog");
+    }
+    if trailer.get(b"Size").and_then(Object::as_i64).is_err() {
+        return damaged("the trailer has no size");
     }
     Ok(Xref { entries: reader.entries, trailer, kind, start })
 }
@@ -113,7 +122,9 @@ impl Reader<'_> {
         };
         // A hybrid file hides objects from old readers: free in the table, and found in the stream.
         if let Ok(at) = trailer.get(b"XRefStm").and_then(Object::as_i64) {
-            let Ok(at) = usize::try_from(at) else { return damaged("a hidden cross-reference is before the file") };
+            let Ok(at) = usize::try_from(at) else {
+                return damaged("a hidden cross-reference is before the file");
+            };
             if at >= self.bytes.len() || !self.seen.insert(at) {
                 return damaged("a hidden cross-reference is misplaced");
             }
@@ -126,7 +137,10 @@ impl Reader<'_> {
     }
 
     fn object(&mut self, lexer: &mut Lexer) -> Result<Object, Fault> {
-        lexer.object(&mut self.objects).map_err(|_| Fault::TooMuch("objects"))
+        lexer.object(&mut self.objects).map_err(|stop| match stop {
+            Stop::Malformed => Fault::Damaged("a trailer is malformed".into()),
+            Stop::Nesting | Stop::Objects => Fault::TooMuch("objects"),
+        })
     }
 
     fn add(&mut self, number: u32, entry: Entry) -> Result<(), Fault> {
@@ -190,7 +204,9 @@ impl Reader<'_> {
         let content = match stream::decode(&dictionary, &self.bytes[data], self.decompressed) {
             Ok(content) => content,
             Err(stream::Undecoded::TooMuch) => return Err(Fault::TooMuch("decompressed bytes")),
-            Err(stream::Undecoded::Unreadable) => return damaged("a cross-reference stream cannot be decoded"),
+            Err(stream::Undecoded::Unreadable) => {
+                return damaged("a cross-reference stream cannot be decoded");
+            }
         };
         self.stream_entries(&dictionary, &content)?;
         Ok(dictionary)
@@ -198,7 +214,9 @@ impl Reader<'_> {
 
     fn stream_entries(&mut self, dictionary: &Dictionary, content: &[u8]) -> Result<(), Fault> {
         let widths = numbers(dictionary.get(b"W").ok());
-        let &[kind, second, third] = &widths[..] else { return damaged("a cross-reference stream has no widths") };
+        let &[kind, second, third] = &widths[..] else {
+            return damaged("a cross-reference stream has no widths");
+        };
         let (Ok(kind), Ok(second), Ok(third)) =
             (usize::try_from(kind), usize::try_from(second), usize::try_from(third))
         else {
@@ -218,7 +236,9 @@ impl Reader<'_> {
             for number in range[0]..range[0].saturating_add(range[1]) {
                 // Readers stop where the data does.
                 let Some(row) = rows.next() else { return Ok(()) };
-                let Ok(number) = u32::try_from(number) else { return damaged("an object number is out of range") };
+                let Ok(number) = u32::try_from(number) else {
+                    return damaged("an object number is out of range");
+                };
                 let (kind_bytes, rest) = row.split_at(kind);
                 let (second_bytes, third_bytes) = rest.split_at(second);
                 let (second, third) = (big_endian(second_bytes), big_endian(third_bytes));
@@ -280,7 +300,7 @@ mod tests {
     #[test]
     fn a_table_is_read_with_its_trailer() {
         let xref =
-            of("%PDF-1.4\nxref\n0 2\n0000000000 65535 f \n0000000017 00000 n \ntrailer<</Root 1 0 R>>\nstartxref\nSTART\n%%EOF")
+            of("%PDF-1.4\nxref\n0 2\n0000000000 65535 f \n0000000017 00000 n \ntrailer<</Root 1 0 R/Size 2>>\nstartxref\nSTART\n%%EOF")
                 .unwrap();
         assert_eq!(xref.kind, Kind::Table);
         assert_eq!(xref.entries[&1], Entry::At { offset: 17, generation: 0 });
@@ -292,6 +312,7 @@ mod tests {
             "%PDF-1.4\nxref\n0 2\n0000000000 65535 f \ntrailer<</Root 1 0 R>>\nstartxref\nSTART\n%%EOF",
             "%PDF-1.4\nxref\n0 1\n0000000000 65535 f \ntrailer<</Root 1 0 R/Prev 9>>\nstartxref\nSTART\n%%EOF",
             "%PDF-1.4\nxref\n0 1\n0000000000 65535 f \ntrailer<</Root 1 0 R/Prev 9999>>\nstartxref\nSTART\n%%EOF",
+            "%PDF-1.4\nxref\n0 1\n0000000000 65535 f \ntrailer<</Root 1 0 R>>\nstartxref\nSTART\n%%EOF",
             "%PDF-1.4\nxref\n0 1\n0000000000 65535 f \ntrailer<<>>\nstartxref\nSTART\n%%EOF",
             "%PDF-1.4\nxref\n0 99999999999\n0000000000 65535 f \ntrailer<<>>\nstartxref\nSTART\n%%EOF",
             "%PDF-1.4\nstartxref\n3\n%%EOF",

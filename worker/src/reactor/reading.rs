@@ -19,6 +19,9 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+/// What is kept of a batch's frame: enough to tell UTF-16 and UTF-32 by; a whole number of their units.
+const START_BYTES: usize = 64;
+
 impl Turn<'_> {
     /// Accepts what waits; `true` when more may be waiting.
     pub(super) fn accept(&mut self, now_ms: u64) -> bool {
@@ -197,6 +200,7 @@ impl Turn<'_> {
             }
             Batch::Headed { file_header, batch_header, messages } => {
                 let gathering = Gathering {
+                    start: body[..body.len().min(START_BYTES)].to_vec(),
                     file_header: file_header.map(<[u8]>::to_vec),
                     batch_header: batch_header.map(<[u8]>::to_vec),
                     answers: Vec::with_capacity(messages.len()),

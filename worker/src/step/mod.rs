@@ -4,8 +4,10 @@
 pub mod archive;
 pub mod attachment;
 pub mod drop_folder;
+pub mod stamp;
 
 use crate::dispatcher::StepEnd;
+use crate::extract::Metadata;
 use crate::files::{FileBatch, FileFault, NewFile, Staged};
 use crate::names::NameParts;
 use config::Channel;
@@ -20,6 +22,8 @@ pub struct Context<'a> {
     pub body: &'a [u8],
     /// The message, read; `None` before the mapping.
     pub message: Option<&'a Message<'a>>,
+    /// Its metadata.
+    pub metadata: &'a Metadata,
     /// What its files are named from.
     pub names: &'a NameParts,
     /// The folder below an archive's root, from the time of receipt.
@@ -44,17 +48,26 @@ pub fn again(fault: &FileFault) -> StepEnd {
     StepEnd::Again { reason: fault.reason.clone(), target_down: fault.folder_down, wanted_us: None }
 }
 
-/// The attachments of one message, found when the first step asks for them.
+/// The attachments of one message, taken out and stamped when the first step asks for them.
 #[derive(Debug, Default)]
-pub struct Attachments(Option<Result<Vec<attachment::Attachment>, String>>);
+pub struct Attachments(Option<Result<stamp::Marked, String>>);
 
 impl Attachments {
+    /// What was made of them, if a step asked.
+    pub fn marked(&self) -> Option<&stamp::Marked> {
+        self.0.as_ref()?.as_ref().ok()
+    }
+
     fn of(&mut self, context: &Context<'_>) -> Result<&[attachment::Attachment], String> {
-        let found = self.0.get_or_insert_with(|| match context.message {
-            Some(message) => attachment::find(message, context.channel),
+        let find = || match context.message {
+            Some(message) => {
+                let found = attachment::find(message, context.channel)?;
+                stamp::mark(found, context.channel, context.metadata)
+            }
             None => Err("the message was not read".to_owned()),
-        });
-        found.as_deref().map_err(Clone::clone)
+        };
+        let found = self.0.get_or_insert_with(find);
+        found.as_ref().map(|marked| marked.attachments.as_slice()).map_err(|reason| reason.clone())
     }
 }
 
