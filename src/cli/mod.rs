@@ -17,6 +17,7 @@ mod server;
 mod show;
 mod stamp;
 mod status;
+mod try_message;
 
 use clap::{Parser, Subcommand};
 use std::fmt;
@@ -44,6 +45,7 @@ enum Command {
     Send(send::Arguments),
     Show(show::Arguments),
     Stamp(stamp::Arguments),
+    Try(try_message::Arguments),
     Status(status::Arguments),
     #[command(subcommand)]
     Queue(queue::Command),
@@ -95,6 +97,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Send(arguments) => send::run(&arguments),
         Command::Show(arguments) => show::run(&config, &arguments),
         Command::Stamp(arguments) => stamp::run(&arguments),
+        Command::Try(arguments) => try_message::run(&config, &arguments),
         Command::Status(arguments) => status::run(&config, &arguments),
         Command::Queue(command) => queue::run(&config, &command),
         Command::Failed(command) => failed::run(&config, &command),

@@ -46,6 +46,7 @@ mod strikes;
 #[cfg(test)]
 mod testing;
 mod transport;
+pub mod trial;
 
 pub use failed::FailedMessage;
 pub use start::{InitLog, run};

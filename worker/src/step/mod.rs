@@ -58,7 +58,8 @@ impl Attachments {
         self.0.as_ref()?.as_ref().ok()
     }
 
-    fn of(&mut self, context: &Context<'_>) -> Result<&[attachment::Attachment], String> {
+    /// All of them, or why there are none.
+    pub fn of(&mut self, context: &Context<'_>) -> Result<&[attachment::Attachment], String> {
         let find = || match context.message {
             Some(message) => {
                 let found = attachment::find(message, context.channel)?;
