@@ -466,3 +466,23 @@ fn a_batch_over_its_time_is_answered_in_time_and_resumes() {
     (0..4).for_each(|n| peer.acknowledgment().accepts(format!("N{n}").as_bytes()));
     processed.is_once_everywhere(&bodies, &documents.iter().map(|(_, d)| d.as_slice()).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_message_that_was_acknowledged_when_received_is_never_given_back_after_a_reload() {
+    let site = Processed::dead(json!({"ack": "received"}));
+    let (body, _) = messages::oru("OURS", "P1");
+    site.connect().exchange(&body).accepts(b"OURS");
+    site.server.wait_count("doc", "waiting", 1);
+    let mut channel = site.channel.clone();
+    channel["ack"] = json!("processed");
+    channel["answer_timeout"] = json!(1);
+    site.site.configure(json!({"channels": [channel]}));
+    site.site.run(&["reload"]).good();
+    site.server.wait_ready();
+    // Sent again it is ours still: AA, and no AE when the sender's patience would be over.
+    site.connect().exchange(&body).accepts(b"OURS");
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(site.site.list(&["queue", "list"]).len(), 1, "it is still to be delivered");
+    site.heal();
+    assert_eq!(wait_files(&site.site.path("drop"), ".pdf", 1).len(), 1);
+}

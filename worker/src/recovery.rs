@@ -37,6 +37,8 @@ pub(crate) struct Recovered {
     pub(crate) journal: Journal<FileStorage>,
     /// Messages still open, in the order in which they were acknowledged.
     pub(crate) entries: Vec<NewEntry>,
+    /// Those of them whose senders were not told AA: they may wait for the outcome (`ack: processed`).
+    pub(crate) not_ours: Vec<MessageId>,
     /// Messages to know duplicates by.
     pub(crate) recent: Vec<Recent>,
     /// Failed messages.
@@ -101,6 +103,7 @@ pub(crate) fn recover(
         latest_us: clock.now_us() + micros(settings.channel.retry.longest),
         entries: Vec::new(),
         finished: Vec::new(),
+        not_ours: Vec::new(),
     };
     let (mut journal, summary) = Journal::open(storage, Options::default(), &mut |m| replay.take(m))
         .map_err(|e| could_not("open journal", &paths.journal, e.to_string()))?;
@@ -113,7 +116,7 @@ pub(crate) fn recover(
             summary.cut_bytes
         );
     }
-    let Replay { mut entries, finished, .. } = replay;
+    let Replay { mut entries, finished, not_ours, .. } = replay;
     let open: HashSet<MessageId> = entries.iter().map(|e| e.id).collect();
     let state: HashMap<MessageId, State> = summary.recent.iter().map(|r| (r.id, r.state)).collect();
     let given_up = |id| state.get(&id) == Some(&State::Discarded);
@@ -157,6 +160,7 @@ pub(crate) fn recover(
     Ok(Recovered {
         journal,
         entries,
+        not_ours,
         recent: summary.recent,
         failed: Arc::new(failed),
         returned: Arc::new(returned),
@@ -225,6 +229,7 @@ struct Replay<'a> {
     entries: Vec<NewEntry>,
     /// Messages that need nothing any more under the plan as it is now.
     finished: Vec<NewEntry>,
+    not_ours: Vec<MessageId>,
 }
 
 impl Replay<'_> {
@@ -256,6 +261,9 @@ impl Replay<'_> {
             suspect,
             waits: waits.collect(),
         };
+        if !steps.is_empty() && !flags::is_ours(message.flags) {
+            self.not_ours.push(message.id);
+        }
         if steps.is_empty() { self.finished.push(entry) } else { self.entries.push(entry) }
     }
 }

@@ -177,7 +177,7 @@ impl Worker {
         let signals = Signals::block()?;
         let clock = Clock::start();
         let plan = Arc::new(Plan::of(&settings));
-        let Recovered { journal, entries, recent, failed, returned, started, tag_key, paths } =
+        let Recovered { journal, entries, not_ours, recent, failed, returned, started, tag_key, paths } =
             recovery::recover(&settings, &plan, start.predecessor, &clock)?;
         let quarantine = Quarantine::open(paths.quarantine.clone())?;
         let poll = mio::Poll::new()?;
@@ -187,7 +187,7 @@ impl Worker {
         let dispatcher = Arc::new(Dispatcher::new(&plan, settings.channel.retry, tasks));
         let waiting = entries.len() as u64;
         let processed = settings.channel.ack == AckMode::Processed;
-        let in_progress = if processed { entries.iter().map(|e| e.id).collect() } else { Vec::new() };
+        let in_progress = if processed { not_ours } else { Vec::new() };
         dispatcher.add(entries);
         let (appends, queue) = bounded(QUEUED_MAX);
         let (questions, asked) = bounded(QUESTIONS_MAX);
