@@ -7,8 +7,8 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
-# Rust calls the C compiler to link; nothing of the program is written in C so far.
-BUILD_PACKAGES := gcc libc6-dev
+# Rust calls the C compiler to link; OpenSSL is Debian's, libssh2 and SQLite come with their crates and are compiled.
+BUILD_PACKAGES := gcc libc6-dev pkg-config libssl-dev zlib1g-dev
 
 .PHONY: help demo test build build-packages
 

@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// Crate → the crates of this workspace that it may depend on, for whatever purpose.
-const EDGES: [(&str, &[&str]); 8] = [
-    ("hl7server", &["master", "worker", "config", "journal", "hl7", "pdf", "link"]),
+const EDGES: [(&str, &[&str]); 9] = [
+    ("hl7server", &["master", "worker", "db", "config", "journal", "hl7", "pdf", "link"]),
     ("master", &["config", "link"]),
-    ("worker", &["config", "link", "hl7", "journal", "pdf"]),
+    ("worker", &["config", "db", "link", "hl7", "journal", "pdf"]),
+    ("db", &["config"]),
     ("config", &["hl7"]),
     ("link", &[]),
     ("hl7", &[]),
@@ -21,13 +22,19 @@ const EDGES: [(&str, &[&str]); 8] = [
 ];
 
 /// Libraries → the only crates that may depend on them.
-const LIBRARIES: [(&str, &[&str]); 6] = [
+const LIBRARIES: [(&str, &[&str]); 12] = [
     ("serde_yaml", &["config"]),
     ("saphyr-parser", &["config"]),
     ("mio", &["master", "worker", "hl7server"]),
     ("encoding_rs", &["hl7"]),
     ("sd-notify", &["master"]),
     ("clap", &["hl7server"]),
+    ("mysql", &["db"]),
+    ("postgres", &["db"]),
+    ("tiberius", &["db"]),
+    ("ssh2", &["worker"]),
+    ("rustls", &["worker", "hl7server"]),
+    ("ureq", &["worker", "hl7server"]),
 ];
 
 /// Folder → what its sources must not name: pure code knows no sockets, files, clock or log, and so on.
