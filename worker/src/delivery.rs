@@ -1,27 +1,30 @@
 //! A message through its plan: a delivery thread takes a job, reads each message back from the journal, carries out the
 //! steps that are due, makes all their files durable together, and only then lets the journal say what is done.
 
+mod ending;
+
 use crate::clock::{self, Clock};
-use crate::committer::{Append, Outcomes, Returned};
+use crate::committer::{Append, Outcomes};
 use crate::counters::Counters;
 use crate::desk::label_of;
-use crate::dispatcher::{Decision, Dispatcher, StepEnd, Task, TaskEnd, TaskReport};
+use crate::dispatcher::{Decision, Dispatcher, FailedStep, Standing, StepEnd, Task, TaskReport, Whose};
 use crate::extract::{self, Metadata};
-use crate::failed::{FailedFolder, FailedMessage, Failure};
+use crate::failed::FailedFolder;
 use crate::files::{FileBatch, Placed};
 use crate::flags;
 use crate::folders::Folders;
 use crate::names::NameParts;
+use crate::peers::{Gathered, Peers};
 use crate::plan::{MAPPING, Plan, Step, StepSet};
 use crate::started::Started;
-use crate::step::stamp::Marked;
 use crate::step::{Attachments, Context, Progress, again, archive, attachment, drop_folder};
 use crate::strikes;
-use config::{AckMode, WorkerSettings};
+use config::WorkerSettings;
 use crossbeam_channel::Sender;
-use hl7::ack::Refusal;
 use hl7::message::Message;
 use journal::{JournalError, OwnedReceived, Reader};
+use link::SecretValue;
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -34,6 +37,8 @@ const SLOT_WAIT: Duration = Duration::from_millis(200);
 pub struct Delivery {
     /// The settings.
     pub settings: Arc<WorkerSettings>,
+    /// The values of the secrets that the settings name.
+    pub secrets: BTreeMap<String, SecretValue>,
     /// The steps.
     pub plan: Arc<Plan>,
     /// Gives out jobs.
@@ -66,28 +71,25 @@ struct Worked {
     label: Label,
     received: Option<OwnedReceived>,
     steps: Vec<(usize, Progress)>,
-    failure: Option<(String, String)>,
+    failure: Option<FailedStep>,
     /// Its record in the journal is damaged.
     damaged: bool,
 }
 
-/// A step that failed for good.
-struct FailedStep {
-    step: String,
-    reason: String,
-    attempts: u32,
-    whose: Whose,
+/// What a job's steps write to and send with.
+struct Job<'j, 'p> {
+    batch: FileBatch<'j>,
+    gathered: Gathered,
+    /// Steps whose targets turned out to be down: for the rest of the job they are not tried.
+    down: StepSet,
+    peers: &'j mut Peers<'p>,
 }
 
-/// Where the fault lies, for whoever keeps the message (`ack: processed`).
-#[derive(Clone, Copy)]
-enum Whose {
-    /// In the message: it will fail again.
-    Message,
-    /// In what it is delivered to: sent again it may pass.
-    Target,
-    /// With us.
-    Ours,
+impl Worked {
+    fn fail(&mut self, step: &str, reason: String, whose: Whose) {
+        let (step, attempts) = (step.to_owned(), self.task.attempts + 1);
+        self.failure = Some(FailedStep { step, reason, attempts, whose });
+    }
 }
 
 /// What the log says of a message.
@@ -119,28 +121,34 @@ impl Held {
     /// What is known to be left of a message before the files of the job are flushed.
     fn after(&mut self, worked: &Worked) {
         if worked.failure.is_none() {
-            let staged = worked.steps.iter().filter(|(_, p)| matches!(p, Progress::Staged(_)));
-            let tried = staged.fold(StepSet::EMPTY, |set, (place, _)| set.with(StepSet::one(*place)));
+            let on_its_way = |p: &Progress| matches!(p, Progress::Staged(_) | Progress::Gathered(_));
+            let over = |p: &Progress| on_its_way(p) || matches!(p, Progress::Ended(StepEnd::Over));
+            let tried = worked
+                .steps
+                .iter()
+                .filter(|(_, p)| over(p))
+                .fold(StepSet::EMPTY, |set, (place, _)| set.with(StepSet::one(*place)));
             self.hold(worked.task.key, worked.task.pending.without(tried));
         }
     }
 }
 
 impl Delivery {
-    /// Works until the dispatcher stops.
-    pub fn run(&self, thread: usize) {
+    /// Works for a pool until the dispatcher stops; `thread` is this thread's number among all of them.
+    pub fn run(&self, pool: usize, thread: usize) {
         let mut folders = Folders::default();
-        while let Some(tasks) = self.dispatcher.next(|| self.clock.now_us()) {
+        let mut peers = Peers::new(&self.settings, &self.secrets);
+        while let Some(tasks) = self.dispatcher.next(pool, || self.clock.now_us()) {
             let Some(slot) = self.slot() else {
-                let back = |t: Task| (t.ticket, t.steps, TaskEnd::Steps(Vec::new()), Vec::new());
-                self.dispatcher.report(tasks.into_iter().map(back).collect(), self.clock.now_us());
+                let reports = tasks.into_iter().map(|task| report(&task, Vec::new())).collect();
+                self.dispatcher.report(reports, self.clock.now_us());
                 continue;
             };
             if let Err(error) = self.started.begin(thread, tasks.iter().map(|t| t.id)) {
                 log::warn!("could not record which messages are started: {error}");
             }
             self.busy.fetch_add(1, Relaxed);
-            self.job(tasks, &mut folders);
+            self.job(tasks, &mut folders, &mut peers);
             self.busy.fetch_sub(1, Relaxed);
             if let Err(error) = self.started.end(thread) {
                 log::warn!("could not record which messages are started: {error}");
@@ -171,21 +179,45 @@ impl Delivery {
         }
     }
 
-    fn job(&self, tasks: Vec<Task>, folders: &mut Folders) {
-        let mut batch = FileBatch::new(folders);
+    fn job(&self, tasks: Vec<Task>, folders: &mut Folders, peers: &mut Peers<'_>) {
+        let mut job = Job {
+            batch: FileBatch::new(folders),
+            gathered: Gathered::default(),
+            down: StepSet::EMPTY,
+            peers,
+        };
         let mut worked: Vec<Worked> = Vec::with_capacity(tasks.len());
         let mut held = Held::default();
         for task in tasks {
-            let done = self.work(task, &held, &mut batch);
+            let done = self.work(task, &held, &mut job);
             held.after(&done);
             worked.push(done);
         }
+        let Job { batch, gathered, peers, .. } = job;
+        self.send(gathered, peers, &mut worked);
         let placed = batch.commit();
         self.conclude(worked, &placed);
     }
 
+    /// What the steps of a job gathered for their peers goes out together.
+    fn send(&self, gathered: Gathered, peers: &mut Peers<'_>, worked: &mut [Worked]) {
+        if gathered.is_empty() {
+            return;
+        }
+        let outcome = catch_unwind(AssertUnwindSafe(|| peers.send(gathered)));
+        for worked in worked {
+            for (_, progress) in &mut worked.steps {
+                let Progress::Gathered(at) = progress else { continue };
+                *progress = match &outcome {
+                    Ok(sent) => sent.of(*at),
+                    Err(_) => Progress::Ended(later("a step panicked. This is a bug of ours")),
+                };
+            }
+        }
+    }
+
     /// Reads one message and carries its steps as far as they go before the files are flushed.
-    fn work(&self, task: Task, held: &Held, batch: &mut FileBatch<'_>) -> Worked {
+    fn work(&self, task: Task, held: &Held, job: &mut Job<'_, '_>) -> Worked {
         let mut worked = Worked {
             began_us: self.clock.now_us(),
             label: Label::default(),
@@ -206,8 +238,7 @@ impl Delivery {
                     // Gone for good; its segment is kept aside for whoever may still read something in it.
                     JournalError::Corrupt { .. } => {
                         worked.damaged = true;
-                        worked.failure =
-                            Some(("journal".to_owned(), format!("cannot be read back: {error}")));
+                        worked.fail("journal", format!("cannot be read back: {error}"), Whose::Ours);
                     }
                     _ => {
                         worked.steps = put_off(worked.task.steps, &format!("could not be read back: {error}"))
@@ -216,14 +247,14 @@ impl Delivery {
                 return worked;
             }
         }
-        let outcome = catch_unwind(AssertUnwindSafe(|| self.steps(&mut worked, held, batch)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| self.steps(&mut worked, held, job)));
         if outcome.is_err() {
             let sum = self.dispatcher.strike(worked.task.ticket, strikes::CRASH);
             worked.task.strikes = sum;
             worked.steps.clear();
             if sum >= strikes::LIMIT {
                 let reason = "a step panicked on this message twice. This is a bug of ours".to_owned();
-                worked.failure = Some(("panic".to_owned(), reason));
+                worked.fail("panic", reason, Whose::Ours);
             } else {
                 worked.steps = put_off(worked.task.steps, "a step panicked on this message");
             }
@@ -235,27 +266,40 @@ impl Delivery {
         worked
     }
 
-    fn steps(&self, worked: &mut Worked, held: &Held, batch: &mut FileBatch<'_>) {
-        let received = worked.received.as_ref().expect("read by the caller");
+    fn steps(&self, worked: &mut Worked, held: &Held, job: &mut Job<'_, '_>) {
+        let received = worked.received.take().expect("read by the caller");
+        self.steps_of(worked, &received, held, job);
+        worked.received = Some(received);
+    }
+
+    fn steps_of(&self, worked: &mut Worked, received: &OwnedReceived, held: &Held, job: &mut Job<'_, '_>) {
         let channel = &self.settings.channel;
         let (control_id, message_type) = label_of(&received.body, channel.encoding);
         worked.label = Label { control_id, message_type, bytes: received.body.len() };
         let time = clock::local(received.time_us, received.utc_offset_s);
         let below = channel.local_archive.as_ref().map(|a| a.format.render(&time)).unwrap_or_default();
-        let mut names = NameParts {
+        let names = NameParts {
             message_id: worked.task.id,
             time: clock::file_time(&time),
             control_id: worked.label.control_id.clone(),
             patient_id: None,
             accession_number: None,
         };
-        let behind = worked.task.steps.and(held.steps(worked.task.key));
+        let behind = worked.task.steps.and(held.steps(worked.task.key).with(job.down));
         worked.steps.extend(behind.places().map(|place| (place, Progress::Ended(StepEnd::NotTried))));
         let steps = worked.task.steps.without(behind);
         let (first, rest) = split(steps, |place| self.plan.is_before_mapping(place));
+        let workflow = flags::workflow(received.flags);
+        let begun = self.plan.steps_of(workflow).places().next().is_some_and(|place| steps.has(place));
         let mut attachments = Attachments::default();
         let context = Context {
             channel,
+            id: worked.task.id,
+            workflow,
+            peer: &received.peer,
+            received: &time,
+            first_tried: &worked.task.first_tried,
+            now_us: worked.began_us,
             body: &received.body,
             message: None,
             metadata: &Metadata::default(),
@@ -264,40 +308,39 @@ impl Delivery {
             order: worked.task.key,
         };
         for place in first.places() {
-            let progress = self.step(place, &context, &mut attachments, batch);
+            let progress = self.step(place, &context, &mut attachments, job);
             worked.steps.push((place, progress));
+        }
+        if rest.is_empty() && !begun {
+            return;
         }
         let decoded = hl7::charset::decode(&received.body, channel.encoding);
         let message = match Message::parse(&decoded.text) {
             Ok(message) => message,
-            Err(fault) => {
-                worked.failure = Some((MAPPING.to_owned(), fault.to_string()));
-                return;
-            }
+            Err(fault) => return worked.fail(MAPPING, fault.to_string(), Whose::Message),
         };
-        self.debug_message(worked.task.id, &message, decoded.undecodable);
+        if begun {
+            self.debug_message(worked.task.id, &message, decoded.undecodable);
+        }
         let metadata = match extract::extract(&message, channel) {
             Ok(metadata) => metadata,
-            Err(reason) => {
-                worked.failure = Some((MAPPING.to_owned(), reason));
-                return;
-            }
+            Err(reason) => return worked.fail(MAPPING, reason, Whose::Message),
         };
-        self.debug_metadata(worked.task.id, &metadata);
-        names.patient_id = channel.patient_id_field.as_ref().and_then(|p| extract::text_at(&message, p));
-        names.accession_number =
-            channel.accession_number_field.as_ref().and_then(|p| extract::text_at(&message, p));
-        let context = Context {
-            channel,
-            body: &received.body,
-            message: Some(&message),
-            metadata: &metadata,
-            names: &names,
-            below: &below,
-            order: worked.task.key,
+        if begun {
+            self.debug_metadata(worked.task.id, &metadata);
+        }
+        let text_at = |path: &Option<_>| path.as_ref().and_then(|p| extract::text_at(&message, p));
+        let names = NameParts {
+            patient_id: text_at(&channel.patient_id_field),
+            accession_number: text_at(&channel.accession_number_field),
+            ..names.clone()
         };
+        let context = Context { message: Some(&message), metadata: &metadata, names: &names, ..context };
         for place in rest.places() {
-            let progress = self.step(place, &context, &mut attachments, batch);
+            let progress = self.step(place, &context, &mut attachments, job);
+            if let Progress::Ended(StepEnd::Again { target_down: true, .. }) = &progress {
+                job.down = job.down.with(StepSet::one(place));
+            }
             worked.steps.push((place, progress));
         }
         if let Some(marked) = attachments.marked() {
@@ -310,13 +353,16 @@ impl Delivery {
         place: usize,
         context: &Context<'_>,
         attachments: &mut Attachments,
-        batch: &mut FileBatch<'_>,
+        job: &mut Job<'_, '_>,
     ) -> Progress {
         match self.plan.step(place) {
             Step::Mapping => Progress::Ended(StepEnd::Over),
-            Step::Archive(root) => archive::stage(context, batch, root, place),
-            Step::Attachment(root) => attachment::stage(context, attachments, batch, root, place),
-            Step::DropFolder { path, .. } => drop_folder::stage(context, attachments, batch, path, place),
+            Step::Archive(root) => archive::stage(context, &mut job.batch, root, place),
+            Step::Attachment(root) => attachment::stage(context, attachments, &mut job.batch, root, place),
+            Step::DropFolder { path, .. } => {
+                drop_folder::stage(context, attachments, &mut job.batch, path, place)
+            }
+            step => job.peers.step(step, place, context, attachments, &mut job.gathered),
         }
     }
 
@@ -326,67 +372,35 @@ impl Delivery {
         let mut outcomes = Outcomes::default();
         let mut reports: Vec<TaskReport> = Vec::with_capacity(worked.len());
         let mut held = Held::default();
-        let mut done_waits = Vec::new();
-        for worked in worked {
-            let (ends, failure) = self.ends_of(&worked, placed, &held);
+        for worked in &worked {
+            let (ends, failure) = self.ends_of(worked, placed, &held);
             let decisions = self.dispatcher.decide(&worked.task, &ends, now_us);
             if worked.damaged {
                 outcomes.damaged.push(worked.task.location.segment);
             }
-            let over = over(&ends);
-            let left = worked.task.pending.without(over);
-            let failure =
-                failure.or_else(|| self.gave_up(&decisions)).or_else(|| self.too_late(&worked.task, left));
+            let failure = failure.or_else(|| self.gave_up(&decisions));
             if failure.is_none() {
-                held.hold(worked.task.key, left);
+                held.hold(worked.task.key, worked.task.pending.without(over(&ends)));
             }
-            let end = match failure {
-                Some(failed) if !self.is_ours(&worked) => {
-                    outcomes.returned.push(self.give_back(&worked, &failed, left, now_us));
-                    TaskEnd::Gone
-                }
-                Some(failed) => {
-                    match self.fail(&worked, &failed, over, now_us) {
-                        Ok(()) => outcomes.failed.push((worked.task.id, failed.step)),
-                        Err(error) => {
-                            let text = crate::files::plain(&error);
-                            log::error!(
-                                "id={} could not be put into the failed folder: {text}",
-                                worked.task.id
-                            );
-                            reports.push(self.not_even_failed(&worked, now_us));
-                            continue;
-                        }
-                    }
-                    TaskEnd::Gone
-                }
-                None if left.is_empty() => {
-                    outcomes.done.push(worked.task.id);
-                    done_waits.push(Duration::from_micros((now_us - worked.task.received_us).max(0) as u64));
-                    self.log_end(&worked, "done", now_us);
-                    TaskEnd::Steps(ends)
-                }
-                None => {
-                    outcomes.steps.extend(over.places().map(|p| (worked.task.id, p)));
-                    self.log_waits(&worked, &decisions, now_us);
-                    TaskEnd::Steps(ends)
-                }
-            };
-            for decision in &decisions {
-                if let Decision::Waits(wait) = decision
-                    && matches!(end, TaskEnd::Steps(_))
-                {
-                    self.counters.again(usize::from(wait.place));
-                    outcomes.waits.push((worked.task.id, wait.clone()));
-                }
-            }
-            if worked.task.strikes > 0 && matches!(end, TaskEnd::Steps(_)) && !left.is_empty() {
-                outcomes.strikes.push((worked.task.id, worked.task.strikes));
-            }
-            reports.push((worked.task.ticket, worked.task.steps, end, decisions));
+            reports.push(TaskReport { ends, decisions, failure, ..report(&worked.task, Vec::new()) });
         }
-        self.counters.done(done_waits.into_iter());
-        outcomes.gone = self.dispatcher.report(reports, now_us);
+        let told: Vec<(StepSet, Vec<Decision>)> =
+            reports.iter().map(|r| (over(&r.ends), r.decisions.clone())).collect();
+        let (standings, gone) = self.dispatcher.report(reports, now_us);
+        outcomes.gone = gone;
+        for ((worked, (over, decisions)), standing) in worked.iter().zip(told).zip(standings) {
+            match standing {
+                Standing::Open => self.goes_on(worked, over, &decisions, &mut outcomes, now_us),
+                Standing::Over => self.done(worked, &mut outcomes, now_us),
+                Standing::Failed { failure, left } => {
+                    self.put_away(worked, &failure, left, &mut outcomes, now_us);
+                }
+                Standing::TooLate { left } => {
+                    let failure = too_late(worked);
+                    self.put_away(worked, &failure, left, &mut outcomes, now_us);
+                }
+            }
+        }
         if !outcomes.is_empty() && self.committer.send(Append::Outcomes(outcomes)).is_err() {
             log::debug!("the committer has ended; what was done is done again after the start");
         }
@@ -400,10 +414,7 @@ impl Delivery {
         held: &Held,
     ) -> (Vec<(u8, StepEnd)>, Option<FailedStep>) {
         let attempts = worked.task.attempts + 1;
-        let whose = |step: &str| if step == MAPPING { Whose::Message } else { Whose::Ours };
-        let early = worked.failure.clone();
-        let mut failure =
-            early.map(|(step, reason)| FailedStep { whose: whose(&step), step, reason, attempts });
+        let mut failure = worked.failure.clone();
         let mut ends = Vec::new();
         let behind = held.steps(worked.task.key);
         for (place, progress) in &worked.steps {
@@ -420,6 +431,7 @@ impl Delivery {
                     failure.get_or_insert(FailedStep { step, reason, attempts, whose });
                     StepEnd::NotTried
                 }
+                Progress::Gathered(_) => unreachable!("what was gathered has been sent"),
             };
             ends.push((*place as u8, end));
         }
@@ -436,159 +448,30 @@ impl Delivery {
             Decision::Waits(_) => None,
         })
     }
-
-    /// Whether a message that fails is listed here, whatever its sender does: it was told AA, or a person took it over.
-    fn is_ours(&self, worked: &Worked) -> bool {
-        match &worked.received {
-            Some(received) => flags::is_ours(received.flags),
-            None => self.settings.channel.ack == AckMode::Received,
-        }
-    }
-
-    /// `ack: processed`: the sender has waited for as long as it may, and is told to send again.
-    fn too_late(&self, task: &Task, left: StepSet) -> Option<FailedStep> {
-        let late = !left.is_empty() && self.dispatcher.is_withdrawn(task.ticket);
-        late.then(|| FailedStep {
-            step: TOO_LATE.to_owned(),
-            reason: "not done within answer_timeout".to_owned(),
-            attempts: task.attempts + 1,
-            whose: Whose::Target,
-        })
-    }
-
-    /// `ack: processed`: the sender keeps a message that could not be processed.
-    fn give_back(&self, worked: &Worked, failed: &FailedStep, pending: StepSet, now_us: i64) -> Returned {
-        let FailedStep { step, reason, .. } = failed;
-        let (id, control_id, kind) = (worked.task.id, &worked.label.control_id, &worked.label.message_type);
-        self.counters.failed(step);
-        log::warn!(
-            message_id = id.to_string().as_str(), control_id = control_id.as_str(), step = step.as_str();
-            "id={id} control_id={control_id:?} type={kind} bytes={} outcome=returned step={step} wait={:.3}: {reason}; \
-             its sender keeps it",
-            worked.label.bytes,
-            seconds(now_us - worked.task.received_us),
-        );
-        let refusal = match failed.whose {
-            Whose::Message => &Refusal::REQUIRED_FIELD_MISSING,
-            Whose::Target => &Refusal::INTERNAL,
-            Whose::Ours => &Refusal::PROCESSING_FAILED,
-        };
-        Returned { id, location: worked.task.location, pending, refusal }
-    }
-
-    /// Puts a message into the failed folder.
-    fn fail(&self, worked: &Worked, failed: &FailedStep, over: StepSet, now_us: i64) -> std::io::Result<()> {
-        let FailedStep { step, reason, attempts, .. } = failed;
-        let id = worked.task.id;
-        // What cannot be read back stays with the journal as a damaged record; the reason says so.
-        let received = self.reader.read(worked.task.location).ok();
-        let workflow = flags::workflow(received.as_ref().map_or(0, |r| r.flags));
-        let done = self.plan.steps_of(workflow).without(worked.task.pending).with(over);
-        let steps_done = done.places().map(|p| self.plan.name(p).to_owned()).collect();
-        let failure = Failure { step, reason, attempts: *attempts, steps_done };
-        let message = FailedMessage::of(&self.settings.channel, id, received.as_ref(), failure);
-        self.failed.keep(id, &message, &received.map(|r| r.body).unwrap_or_default())?;
-        self.counters.failed(step);
-        let (control_id, kind) = (&worked.label.control_id, &worked.label.message_type);
-        log::error!(
-            message_id = id.to_string().as_str(), control_id = control_id.as_str(), step = step.as_str();
-            "id={id} control_id={control_id:?} type={kind} bytes={} outcome=failed step={step} \
-             attempts={attempts} wait={:.3}: {reason}",
-            worked.label.bytes,
-            seconds(now_us - worked.task.received_us),
-        );
-        Ok(())
-    }
-
-    /// The failed folder cannot be written either (the disk is full): the message stays in the queue as it is.
-    fn not_even_failed(&self, worked: &Worked, now_us: i64) -> TaskReport {
-        let ends: Vec<(u8, StepEnd)> =
-            worked.task.steps.places().map(|p| (p as u8, StepEnd::NotTried)).collect();
-        let until_us =
-            now_us + crate::retry::wait_us(&self.settings.channel.retry, worked.task.attempts + 1, 0);
-        let wait = |place: usize| {
-            Decision::Waits(crate::dispatcher::Wait {
-                place: place as u8,
-                attempt: worked.task.attempts + 1,
-                until_us,
-                since_us: now_us,
-                reason: "the failed folder could not be written".into(),
-                target_down: false,
-            })
-        };
-        let decisions = worked.task.steps.places().map(wait).collect();
-        (worked.task.ticket, worked.task.steps, TaskEnd::Steps(ends), decisions)
-    }
-
-    fn log_end(&self, worked: &Worked, outcome: &str, now_us: i64) {
-        let id = worked.task.id;
-        let Label { control_id, message_type, bytes } = &worked.label;
-        log::info!(
-            message_id = id.to_string().as_str(), control_id = control_id.as_str();
-            "id={id} control_id={control_id:?} type={message_type} bytes={bytes} outcome={outcome} \
-             attempts={} wait={:.3} steps={:.3}",
-            worked.task.attempts + 1,
-            seconds(worked.began_us - worked.task.received_us),
-            seconds(now_us - worked.began_us),
-        );
-    }
-
-    fn log_waits(&self, worked: &Worked, decisions: &[Decision], now_us: i64) {
-        let id = worked.task.id;
-        for decision in decisions {
-            let Decision::Waits(wait) = decision else { continue };
-            let step = self.plan.name(usize::from(wait.place));
-            log::warn!(
-                message_id = id.to_string().as_str(), step = step;
-                "id={id} {step}: {}; trying again in {:.0} s (attempt {})",
-                wait.reason,
-                seconds(wait.until_us - now_us).max(0.0),
-                wait.attempt,
-            );
-        }
-    }
-
-    fn log_stamps(&self, id: journal::MessageId, marked: &Marked) {
-        for reason in &marked.unstamped {
-            self.counters.unstamped.fetch_add(1, Relaxed);
-            log::warn!("id={id} an attachment is delivered without its stamp: {reason}");
-        }
-        for note in &marked.notes {
-            log::info!("id={id} {note}");
-        }
-    }
-
-    fn debug_message(&self, id: journal::MessageId, message: &Message<'_>, undecodable: usize) {
-        let channel = &self.settings.channel;
-        if undecodable > 0 {
-            let name = channel.encoding.name();
-            log::warn!("id={id} has {undecodable} bytes that are not {name}; they read as U+FFFD");
-        }
-        if channel.debug_message {
-            for segment in message.segments() {
-                log::info!("id={id} {}", segment.raw);
-            }
-        }
-        if channel.debug_values {
-            for (path, value) in message.walk() {
-                log::info!("id={id} {path} {value}");
-            }
-        }
-    }
-
-    fn debug_metadata(&self, id: journal::MessageId, metadata: &Metadata) {
-        if self.settings.channel.debug_metadata {
-            for (name, value) in metadata.iter() {
-                log::info!("id={id} {name}={:?}", value.unwrap_or("(nothing)"));
-            }
-        }
-    }
 }
 
 /// All steps are tried again, each for itself.
 fn put_off(steps: StepSet, reason: &str) -> Vec<(usize, Progress)> {
-    let again = || StepEnd::Again { reason: reason.to_owned(), target_down: false, wanted_us: None };
-    steps.places().map(|place| (place, Progress::Ended(again()))).collect()
+    steps.places().map(|place| (place, Progress::Ended(later(reason)))).collect()
+}
+
+fn later(reason: &str) -> StepEnd {
+    StepEnd::Again { reason: reason.to_owned(), target_down: false, wanted_us: None }
+}
+
+/// The report of a task; without an end nothing of it was tried.
+fn report(task: &Task, ends: Vec<(u8, StepEnd)>) -> TaskReport {
+    TaskReport { ticket: task.ticket, tried: task.steps, ends, decisions: Vec::new(), failure: None }
+}
+
+/// `ack: processed`: the sender has waited for as long as it may, and is told to send again.
+fn too_late(worked: &Worked) -> FailedStep {
+    FailedStep {
+        step: TOO_LATE.to_owned(),
+        reason: "not done within answer_timeout".to_owned(),
+        attempts: worked.task.attempts + 1,
+        whose: Whose::Target,
+    }
 }
 
 fn split(steps: StepSet, is_first: impl Fn(usize) -> bool) -> (StepSet, StepSet) {
@@ -600,8 +483,4 @@ fn split(steps: StepSet, is_first: impl Fn(usize) -> bool) -> (StepSet, StepSet)
 fn over(ends: &[(u8, StepEnd)]) -> StepSet {
     let over = ends.iter().filter(|(_, end)| matches!(end, StepEnd::Over));
     over.fold(StepSet::EMPTY, |set, (place, _)| set.with(StepSet::one(usize::from(*place))))
-}
-
-fn seconds(us: i64) -> f64 {
-    us as f64 / 1e6
 }

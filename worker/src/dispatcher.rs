@@ -8,23 +8,24 @@
 //! Committed → Running → gone (done, failed) | Waiting(until, attempt) → Running …
 //! ```
 //!
+//! Steps that share delivery threads are a *pool*: those that write files of this machine, and each peer's own. A
+//! message may be worked on in several pools at once, in each by one thread; who ends last says what becomes of it.
+//!
 //! A step whose target is down (a dead folder, an unreachable peer) opens its *breaker*: one message probes the target
 //! at a time, the others wait without a thread, a slot or an attempt.
 
 mod state;
 
 use crate::order::Ticket;
-use crate::plan::{Plan, StepSet};
+use crate::plan::{Plan, Pools, StepSet};
 use crate::retry::{Verdict, verdict};
 use config::Retry;
 use journal::{Location, MessageId};
-use state::{Entry, EntryState, State, copy_of, cut, micros, next_spread};
+use state::{Entry, State, copy_of, cut, micros, next_spread};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
-/// Most messages of one job. Their files are flushed together.
-const JOB_MESSAGES_MAX: usize = 64;
 /// Bytes after which a job takes no further message.
 const JOB_BYTES_MAX: usize = 1 << 20;
 /// The ticket of the first step's probe; those of the others count down from it.
@@ -85,12 +86,14 @@ pub struct Task {
     pub received_us: i64,
     /// The steps to carry out now.
     pub steps: StepSet,
-    /// The steps still before it, these included.
+    /// The steps of the pool still before it, these included.
     pub pending: StepSet,
     /// Its first order key: a step that fails for an earlier task of the job with this key is not carried out.
     pub key: Option<u64>,
     /// Attempts so far, over all steps.
     pub attempts: u32,
+    /// Steps that have been tried before, by place, with the time of the first attempt.
+    pub first_tried: Vec<(u8, i64)>,
     /// Strikes so far.
     pub strikes: u8,
 }
@@ -115,15 +118,64 @@ pub enum StepEnd {
 
 /// What a delivery thread reports of a task.
 #[derive(Clone, Debug)]
-pub enum TaskEnd {
-    /// Each step by its place.
-    Steps(Vec<(u8, StepEnd)>),
-    /// The message has failed (and is on record as failed), or needs nothing more.
-    Gone,
+pub struct TaskReport {
+    /// The entry.
+    pub ticket: Ticket,
+    /// The steps it was given.
+    pub tried: StepSet,
+    /// How they ended, by place; one that is missing was not tried.
+    pub ends: Vec<(u8, StepEnd)>,
+    /// What [`Dispatcher::decide`] said of them.
+    pub decisions: Vec<Decision>,
+    /// A step failed for good, and with it the message.
+    pub failure: Option<FailedStep>,
 }
 
-/// A task's end: the ticket, the steps it was given, how they ended, and what [`Dispatcher::decide`] said of them.
-pub type TaskReport = (Ticket, StepSet, TaskEnd, Vec<Decision>);
+/// A step that failed for good.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FailedStep {
+    /// Its name.
+    pub step: String,
+    /// Why.
+    pub reason: String,
+    /// Attempts made.
+    pub attempts: u32,
+    /// Where the fault lies.
+    pub whose: Whose,
+}
+
+/// Where a fault lies, for whoever keeps the message (`ack: processed`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whose {
+    /// In the message: it will fail again.
+    Message,
+    /// In what it is delivered to: sent again it may pass.
+    Target,
+    /// With us.
+    Ours,
+}
+
+/// How a message stands after a report.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Standing {
+    /// Steps are left, or others still work on it.
+    Open,
+    /// Nothing is left: the caller records it as done.
+    Over,
+    /// It failed, and nobody else works on it: the caller puts it away, then calls [`Dispatcher::remove`], or
+    /// [`Dispatcher::reopen`] where it could not.
+    Failed {
+        /// The first step that failed.
+        failure: FailedStep,
+        /// Steps not over.
+        left: StepSet,
+    },
+    /// Its sender waits no longer (`ack: processed`); the caller gives it back like a failed one.
+    TooLate {
+        /// Steps not over.
+        left: StepSet,
+    },
+}
 
 /// What the report of a step means, for the journal and the log.
 #[derive(Clone, Debug, PartialEq)]
@@ -178,47 +230,38 @@ pub struct Dispatcher {
     state: Mutex<State>,
     /// The number in `state`, to be read without its lock.
     open: AtomicUsize,
-    due: Condvar,
+    /// By pool.
+    due: Vec<Condvar>,
     retry: Retry,
-    threads: usize,
 }
 
 impl Dispatcher {
-    /// An empty one for a plan; `threads` ask it for jobs.
-    pub fn new(plan: &Plan, retry: Retry, threads: usize) -> Dispatcher {
-        Dispatcher::with_places(plan.len(), retry, threads)
+    /// An empty one for a plan.
+    pub fn new(plan: &Plan, retry: Retry) -> Dispatcher {
+        Dispatcher::with_pools(plan.len(), plan.pools().clone(), retry)
     }
 
-    fn with_places(places: usize, retry: Retry, threads: usize) -> Dispatcher {
+    fn with_pools(places: usize, pools: Pools, retry: Retry) -> Dispatcher {
         Dispatcher {
-            state: Mutex::new(State::new(places)),
+            due: (0..pools.len()).map(|_| Condvar::new()).collect(),
+            state: Mutex::new(State::new(places, pools)),
             open: AtomicUsize::new(0),
-            due: Condvar::new(),
             retry,
-            threads: threads.max(1),
         }
     }
 
     /// Takes in messages in the order in which they were acknowledged.
     pub fn add(&self, entries: impl IntoIterator<Item = NewEntry>) {
         let mut state = self.lock();
-        let before = state.ready.len();
         for entry in entries {
             state.add(entry);
         }
-        self.open.store(state.open, Relaxed);
-        let news = state.ready.len().saturating_sub(before);
-        let suspects = !state.suspects.is_empty();
-        drop(state);
-        match news {
-            0 if !suspects => {}
-            0 | 1 => self.due.notify_one(),
-            _ => self.due.notify_all(),
-        }
+        self.publish(&mut state);
     }
 
-    /// Waits for work; `None` once [`Dispatcher::stop`] was called. `now` gives microseconds of Unix time.
-    pub fn next(&self, now: impl Fn() -> i64) -> Option<Vec<Task>> {
+    /// Waits for work for a thread of a pool; `None` once [`Dispatcher::stop`] was called. `now` gives microseconds of
+    /// Unix time.
+    pub fn next(&self, pool: usize, now: impl Fn() -> i64) -> Option<Vec<Task>> {
         let mut state = self.lock();
         loop {
             if state.stopping {
@@ -227,20 +270,35 @@ impl Dispatcher {
             let now_us = now();
             let give_up_us = micros(self.retry.give_up);
             let next_timer = state.fire_timers(now_us, give_up_us);
-            let share = (state.ready.len() / self.threads).clamp(1, JOB_MESSAGES_MAX);
-            if let Some(job) = state.take(now_us, share, give_up_us) {
-                if !state.ready.is_empty() {
-                    self.due.notify_one();
-                }
+            let job = state.take(pool, now_us, give_up_us);
+            // What is left of this pool's wakes one more of its threads.
+            let left = !state.ready[pool].is_empty();
+            state.news = state.news & !(1 << pool) | (u32::from(job.is_some() && left) << pool);
+            self.publish(&mut state);
+            if let Some(job) = job {
                 return Some(job);
             }
             state = match next_timer {
                 Some(at_us) => {
                     let wait = Duration::from_micros((at_us - now_us).clamp(1_000, 60_000_000) as u64);
-                    self.due.wait_timeout(state, wait).unwrap_or_else(|e| e.into_inner()).0
+                    self.due[pool].wait_timeout(state, wait).unwrap_or_else(|e| e.into_inner()).0
                 }
-                None => self.due.wait(state).unwrap_or_else(|e| e.into_inner()),
+                None => self.due[pool].wait(state).unwrap_or_else(|e| e.into_inner()),
             };
+        }
+    }
+
+    /// Tells the threads of what has become ready.
+    fn publish(&self, state: &mut State) {
+        self.open.store(state.open, Relaxed);
+        let news = std::mem::take(&mut state.news);
+        for (pool, due) in self.due.iter().enumerate() {
+            match state.ready[pool].len() {
+                _ if !state.suspects.is_empty() => due.notify_one(),
+                _ if news >> pool & 1 == 0 => {}
+                1 => due.notify_one(),
+                _ => due.notify_all(),
+            }
         }
     }
 
@@ -282,30 +340,49 @@ impl Dispatcher {
         decisions
     }
 
-    /// Takes the report of a job; the journal has been told already. Returns the places of journal records that no
-    /// message needs any more.
-    pub fn report(&self, reports: Vec<TaskReport>, now_us: i64) -> Vec<Location> {
+    /// Takes the report of a job and says how each of its messages stands now, and which places of the journal no message
+    /// needs any more.
+    pub fn report(&self, reports: Vec<TaskReport>, now_us: i64) -> (Vec<Standing>, Vec<Location>) {
         let mut gone = Vec::new();
         let mut state = self.lock();
         let all = state.suspect_runs;
-        for report in reports {
-            state.end_task(report, now_us, &self.retry, &mut gone);
-        }
-        self.open.store(state.open, Relaxed);
-        let more = !state.ready.is_empty() || !state.timers.is_empty() || !state.suspects.is_empty();
+        let end = |report| state.end_task(report, now_us, &self.retry, &mut gone);
+        let standings = reports.into_iter().map(end).collect();
+        // A timer may have been set that ends before those that the threads sleep for.
+        let timers = !state.timers.is_empty();
+        self.publish(&mut state);
         drop(state);
-        if all {
-            self.due.notify_all();
-        } else if more {
-            self.due.notify_one();
+        for due in &self.due {
+            match (all, timers) {
+                (true, _) => due.notify_all(),
+                (false, true) => due.notify_one(),
+                (false, false) => {}
+            }
         }
-        gone
+        (standings, gone)
+    }
+
+    /// A message has been put away: failed, or given back to its sender. Returns where its bytes were.
+    pub fn remove(&self, ticket: Ticket) -> Option<Location> {
+        let mut state = self.lock();
+        let location = state.remove(ticket);
+        self.publish(&mut state);
+        location
+    }
+
+    /// A message that could not be put away waits as these decisions say.
+    pub fn reopen(&self, ticket: Ticket, decisions: Vec<Decision>) {
+        let mut state = self.lock();
+        state.reopen(ticket, decisions);
+        self.publish(&mut state);
+        drop(state);
+        self.due.iter().for_each(Condvar::notify_one);
     }
 
     /// No further job is given out.
     pub fn stop(&self) {
         self.lock().stopping = true;
-        self.due.notify_all();
+        self.due.iter().for_each(Condvar::notify_all);
     }
 
     /// Whether [`Dispatcher::stop`] was called.
@@ -356,7 +433,7 @@ impl Dispatcher {
     /// them forward.
     pub fn in_segment(&self, segment: u32, limit: usize) -> Vec<(Ticket, NewEntry)> {
         let state = self.lock();
-        let idle = |e: &Entry| e.location.segment == segment && e.state != EntryState::Running;
+        let idle = |e: &Entry| e.location.segment == segment && !e.is_busy();
         let entries =
             state.entries.iter().enumerate().filter_map(|(at, e)| Some((at as Ticket, e.as_ref()?)));
         entries.filter(|(_, e)| idle(e)).take(limit).map(|(at, e)| (at, copy_of(e))).collect()
@@ -366,7 +443,7 @@ impl Dispatcher {
     pub fn moved(&self, ticket: Ticket, id: MessageId, from: Location, to: Location) -> bool {
         let mut state = self.lock();
         let entry = state.entries.get_mut(ticket as usize).and_then(Option::as_mut);
-        let entry = entry.filter(|e| e.id == id && e.location == from && e.state != EntryState::Running);
+        let entry = entry.filter(|e| e.id == id && e.location == from && !e.is_busy());
         entry.map(|e| e.location = to).is_some()
     }
 
@@ -376,21 +453,14 @@ impl Dispatcher {
         let found = state.entries.iter().position(|e| e.as_ref().is_some_and(|e| e.id == id));
         let Some(ticket) = found else { return Withdrawal::Gone };
         let entry = state.entries[ticket].as_mut().expect("found above");
-        if entry.state == EntryState::Running {
-            entry.withdrawn = true;
+        if entry.is_busy() {
+            entry.withdraw();
             return Withdrawal::Running;
         }
         let (location, pending) = (entry.location, entry.pending);
         state.remove(ticket as Ticket);
-        self.open.store(state.open, Relaxed);
-        drop(state);
-        self.due.notify_one();
+        self.publish(&mut state);
         Withdrawal::Out { location, pending }
-    }
-
-    /// Whether a running message's sender waits no longer.
-    pub fn is_withdrawn(&self, ticket: Ticket) -> bool {
-        self.lock().entries[ticket as usize].as_ref().is_some_and(|e| e.withdrawn)
     }
 
     /// Writes a strike onto a running message and returns the new sum.

@@ -5,8 +5,8 @@
 //!                                  peer ← transport ← session ← reactor ─────────────┘
 //! deliver: dispatcher → [task slot] → delivery → extract → step, step, step → done | again at | failed
 //! ```
-//! Threads: the reactor (this one, never blocks), the committer (sole writer of the journal), one delivery thread a
-//! task (blocking is fine there), the journal's filler, and a desk for questions that may wait for the disk.
+//! Threads: the reactor (this one, never blocks), the committer (sole writer of the journal), the delivery threads
+//! of each pool (blocking is fine there), the journal's filler, and a desk for questions that may wait for the disk.
 
 mod admission;
 mod awaiting;
@@ -29,6 +29,7 @@ mod intake;
 mod names;
 mod order;
 mod order_key;
+mod peers;
 pub mod plan;
 mod quarantine;
 mod rate_limit;

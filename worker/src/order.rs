@@ -89,13 +89,14 @@ impl Lanes {
         }
     }
 
-    /// The message right behind this one in the lane of `key`, with the steps before it.
-    pub fn behind(&self, key: u64, ticket: Ticket) -> Option<(Ticket, StepSet)> {
+    /// The next message behind this one in the lane of `key` with one of these steps before it, and all that it has
+    /// before it.
+    pub fn behind(&self, key: u64, ticket: Ticket, of: StepSet) -> Option<(Ticket, StepSet)> {
         match self.lanes.get(&key)? {
             Lane::One(..) => None,
             Lane::Many(line) => {
                 let place = line.place(ticket)?;
-                line.queue.iter().skip(place + 1).find(|(_, steps)| !steps.is_empty()).copied()
+                line.queue.iter().skip(place + 1).find(|(_, steps)| !steps.and(of).is_empty()).copied()
             }
         }
     }
@@ -191,7 +192,8 @@ mod tests {
         assert_eq!(lanes.allowed(7, 2), steps(&[0]));
         lanes.end(7, 1, steps(&[1]), &mut woken);
         assert_eq!(woken, [3]);
-        assert_eq!(lanes.behind(7, 2), Some((3, steps(&[1]))));
+        assert_eq!(lanes.behind(7, 2, steps(&[0, 1])), Some((3, steps(&[1]))));
+        assert_eq!(lanes.behind(7, 2, steps(&[0])), None);
     }
 
     /// Against a model that looks at the whole line each time.

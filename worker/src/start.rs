@@ -183,8 +183,7 @@ impl Worker {
         let poll = mio::Poll::new()?;
         let inbox = Arc::new(Inbox::new(mio::Waker::new(poll.registry(), WAKER)?));
         let counters = Arc::new(Counters::new(&plan));
-        let tasks = usize::from(settings.channel.tasks);
-        let dispatcher = Arc::new(Dispatcher::new(&plan, settings.channel.retry, tasks));
+        let dispatcher = Arc::new(Dispatcher::new(&plan, settings.channel.retry));
         let waiting = entries.len() as u64;
         let processed = settings.channel.ack == AckMode::Processed;
         let in_progress = if processed { not_ours } else { Vec::new() };
@@ -199,6 +198,7 @@ impl Worker {
             filler: journal.filler(),
             delivery: Arc::new(Delivery {
                 settings: Arc::clone(&settings),
+                secrets: start.secrets.clone(),
                 plan: Arc::clone(&plan),
                 dispatcher: Arc::clone(&dispatcher),
                 reader: reader.clone(),
@@ -264,9 +264,11 @@ impl Worker {
         let committing = spawn_vital("committer", || committer.run())?;
         spawn_vital("filler", move || fill(&filler))?;
         spawn_vital("desk", || desk.run())?;
-        for thread in 0..usize::from(delivery.settings.channel.tasks) {
+        let pools = delivery.plan.pools().iter().enumerate();
+        let threads = pools.flat_map(|(at, pool)| (0..pool.threads).map(move |_| (at, pool.name.clone())));
+        for (thread, (pool, name)) in threads.enumerate() {
             let delivery = Arc::clone(&delivery);
-            spawn_vital(&format!("delivery {thread}"), move || delivery.run(thread))?;
+            spawn_vital(&name, move || delivery.run(pool, thread))?;
         }
         link.queue(&Report::Ready { pid: std::process::id(), waiting }).map_err(io::Error::other)?;
         let appends = parts.appends.clone();

@@ -10,9 +10,9 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Bytes of a region: a count and that many ids of 20 characters, at most 64 of them.
+/// Bytes of a region: a count and that many ids of 20 characters, at most 100 of them.
 const REGION_BYTES: u64 = 2048;
-const IDS_MAX: usize = 64;
+const IDS_MAX: usize = 100;
 const ID_BYTES: usize = 20;
 
 /// The file.
@@ -94,9 +94,9 @@ mod tests {
             started.end(1).unwrap();
         }
         let (_, found) = Started::open(&path).unwrap();
-        assert_eq!(found.len(), 65);
-        assert_eq!(found[..64], ids[..64]);
-        assert_eq!(found[64], ids[0]);
+        assert_eq!(found.len(), 71);
+        assert_eq!(found[..70], ids);
+        assert_eq!(found[70], ids[0]);
         assert!(Started::open(&path).unwrap().1.is_empty());
     }
 

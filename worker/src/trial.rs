@@ -100,6 +100,12 @@ pub fn run(settings: &WorkerSettings, body: &[u8]) -> Trial {
         }
         let context = Context {
             channel,
+            id: names.message_id,
+            workflow,
+            peer: "",
+            received: &time,
+            first_tried: &[],
+            now_us,
             body,
             message: Some(&message),
             metadata: &metadata,
@@ -121,6 +127,10 @@ pub fn run(settings: &WorkerSettings, body: &[u8]) -> Trial {
             Step::DropFolder { path, .. } => {
                 trial.attachments(&step, path.clone(), &context, &mut attachments);
             }
+            Step::RemoteFolder { folder, .. } => {
+                trial.attachments(&step, PathBuf::from(&folder.path), &context, &mut attachments);
+            }
+            other => trial.notes.push(format!("{step}: would {other}")),
         }
     }
     if let Some(marked) = attachments.marked() {

@@ -1,15 +1,16 @@
 //! The dispatcher's table of open messages, and which of them may go on.
 
 use super::{
-    Decision, JOB_BYTES_MAX, JOB_MESSAGES_MAX, NewEntry, PROBE_OFFER_US, PROBE_TICKETS, REASON_BYTES_MAX,
-    StepEnd, Task, TaskEnd, TaskReport, Wait,
+    Decision, FailedStep, JOB_BYTES_MAX, NewEntry, PROBE_OFFER_US, PROBE_TICKETS, REASON_BYTES_MAX, Standing,
+    StepEnd, Task, TaskReport, Wait,
 };
 use crate::order::{Lanes, Ticket};
-use crate::plan::{STEPS_MAX, StepSet};
+use crate::plan::{Pool, Pools, STEPS_MAX, StepSet};
 use config::Retry;
 use journal::{Location, MessageId};
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
+use std::num::NonZeroU8;
 use std::time::Duration;
 
 #[derive(Debug)]
@@ -18,7 +19,11 @@ pub(super) struct State {
     pub(super) free: Vec<Ticket>,
     pub(super) open: usize,
     pub(super) lanes: Lanes,
-    pub(super) ready: VecDeque<Ticket>,
+    pub(super) pools: Pools,
+    /// By pool: messages that may have a step to carry out there.
+    pub(super) ready: Vec<VecDeque<Ticket>>,
+    /// Pools whose threads have not been told of what is ready, a bit each.
+    pub(super) news: u32,
     /// Messages that must run alone after a worker's death, in order.
     pub(super) suspects: VecDeque<Ticket>,
     pub(super) suspect_runs: bool,
@@ -29,7 +34,7 @@ pub(super) struct State {
     pub(super) spread: u64,
 }
 
-/// 64 bytes a message; its lane and its place among the ready ones come to as much at most.
+/// 64 bytes a message; its lane and its place among the ready ones come to 56 at most.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: MessageId,
@@ -39,12 +44,30 @@ pub(super) struct Entry {
     key: u64,
     /// What few messages have.
     extra: Option<Box<Extra>>,
+    /// Steps not over yet, those that run included.
     pub(super) pending: StepSet,
-    in_order: bool,
+    /// Steps that are being carried out, by at most one thread of each pool.
+    pub(super) running: StepSet,
+    /// Pools in whose queue it stands, a bit each.
+    queued: u16,
     pub(super) strikes: u8,
-    pub(super) state: EntryState,
-    pub(super) suspect: bool,
-    pub(super) withdrawn: bool,
+    marks: NonZeroU8,
+}
+
+/// Marks of an entry, a bit each.
+mod mark {
+    use std::num::NonZeroU8;
+
+    /// It stands in the lane of its key.
+    pub(super) const IN_ORDER: u8 = 1;
+    /// Always set: so an entry's absence costs nothing.
+    pub(super) const THERE: NonZeroU8 = NonZeroU8::new(128).expect("not zero");
+    /// It was being processed when a worker died: it runs alone.
+    pub(super) const SUSPECT: u8 = 2;
+    /// Its sender waits no longer (`ack: processed`): nothing more is begun.
+    pub(super) const WITHDRAWN: u8 = 4;
+    /// A step has failed for good: nothing more is begun, and whoever ends last on it puts it away.
+    pub(super) const CLOSING: u8 = 8;
 }
 
 #[derive(Debug, Default)]
@@ -52,13 +75,8 @@ struct Extra {
     /// Order keys but the first: those of a merge.
     more_keys: Vec<u64>,
     waits: Vec<Wait>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum EntryState {
-    Idle,
-    Ready,
-    Running,
+    /// The step that failed while others of the message were still being carried out.
+    failure: Option<FailedStep>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -76,13 +94,15 @@ pub(super) struct OpenBreaker {
 
 impl State {
     /// Nothing open, for a plan with so many steps.
-    pub(super) fn new(places: usize) -> State {
+    pub(super) fn new(places: usize, pools: Pools) -> State {
         State {
+            ready: vec![VecDeque::new(); pools.len()],
+            news: 0,
+            pools,
             entries: Vec::new(),
             free: Vec::new(),
             open: 0,
             lanes: Lanes::default(),
-            ready: VecDeque::new(),
             suspects: VecDeque::new(),
             suspect_runs: false,
             timers: BinaryHeap::new(),
@@ -98,21 +118,27 @@ impl State {
         keys.sort_unstable();
         keys.dedup();
         let more = keys.len() > 1;
-        let entry = Entry {
+        let mut entry = Entry {
             id: new.id,
             location: new.location,
             received_us: new.received_us,
             key: keys.first().copied().unwrap_or_default(),
-            in_order: !keys.is_empty(),
             extra: (more || !new.waits.is_empty()).then(|| {
-                Box::new(Extra { more_keys: keys.iter().skip(1).copied().collect(), waits: new.waits })
+                let more_keys = keys.iter().skip(1).copied().collect();
+                Box::new(Extra { more_keys, waits: new.waits, failure: None })
             }),
             pending: new.steps,
+            running: StepSet::EMPTY,
+            queued: 0,
             strikes: new.strikes,
-            state: EntryState::Idle,
-            suspect: new.suspect,
-            withdrawn: false,
+            marks: mark::THERE,
         };
+        if !keys.is_empty() {
+            entry.set(mark::IN_ORDER);
+        }
+        if new.suspect {
+            entry.set(mark::SUSPECT);
+        }
         let ticket = match self.free.pop() {
             Some(ticket) => ticket,
             None => {
@@ -127,7 +153,7 @@ impl State {
             self.timers.push(Reverse((wait.until_us, ticket)));
         }
         self.open += 1;
-        let suspect = entry.suspect;
+        let suspect = entry.has(mark::SUSPECT);
         self.entries[ticket as usize] = Some(entry);
         if suspect {
             self.suspects.push_back(ticket);
@@ -135,14 +161,28 @@ impl State {
         self.wake(ticket);
     }
 
-    /// Those of an entry's steps that may be tried now.
+    /// Those of a message's steps that may be tried now, in whichever pool.
     pub(super) fn runnable(&self, ticket: Ticket, now_us: i64, give_up_us: i64) -> StepSet {
         let Some(entry) = self.entries[ticket as usize].as_ref() else { return StepSet::EMPTY };
-        let mut steps = entry.pending;
+        if entry.has(mark::CLOSING | mark::WITHDRAWN) {
+            return StepSet::EMPTY;
+        }
+        let mut steps = self.pools.unless_last(entry.pending);
         for key in entry.keys() {
             steps = steps.and(self.lanes.allowed(key, ticket));
         }
-        steps.without(self.held_back(entry, now_us, give_up_us))
+        steps.without(entry.running).without(self.held_back(entry, now_us, give_up_us))
+    }
+
+    /// Those that one pool may carry out now: none while one of its threads works on the message.
+    fn runnable_in(&self, pool: usize, ticket: Ticket, now_us: i64, give_up_us: i64) -> StepSet {
+        let Some(entry) = self.entries[ticket as usize].as_ref() else { return StepSet::EMPTY };
+        let steps = self.pools[pool].steps;
+        if entry.running.and(steps).is_empty() {
+            self.runnable(ticket, now_us, give_up_us).and(steps)
+        } else {
+            StepSet::EMPTY
+        }
     }
 
     /// Steps that wait for their time or behind a breaker.
@@ -169,13 +209,35 @@ impl State {
         since_us.is_some_and(|since_us| since_us.saturating_add(give_up_us) <= now_us)
     }
 
+    /// Something has changed for a message: the pools that may have to do with it look at it. What concerns this
+    /// machine's files comes first: the peers' pools see a message once that has been tried.
     pub(super) fn wake(&mut self, ticket: Ticket) {
-        if let Some(entry) = self.entries[ticket as usize].as_mut()
-            && entry.state == EntryState::Idle
-            && !entry.suspect
-        {
-            entry.state = EntryState::Ready;
-            self.ready.push_back(ticket);
+        let local = self.pools.local();
+        let Some(entry) = self.entries[ticket as usize].as_ref() else { return };
+        if entry.has(mark::SUSPECT) || !entry.running.and(local).is_empty() {
+            return;
+        }
+        match entry.pending.and(local).is_empty() {
+            false => self.queue(0, ticket),
+            true => self.wake_for_peers(ticket),
+        }
+    }
+
+    fn wake_for_peers(&mut self, ticket: Ticket) {
+        let local = usize::from(!self.pools.local().is_empty());
+        for pool in local..self.pools.len() {
+            self.queue(pool, ticket);
+        }
+    }
+
+    fn queue(&mut self, pool: usize, ticket: Ticket) {
+        let Pool { steps, .. } = self.pools[pool];
+        let Some(entry) = self.entries[ticket as usize].as_mut() else { return };
+        let needed = !entry.pending.and(steps).is_empty() && entry.running.and(steps).is_empty();
+        if needed && entry.queued >> pool & 1 == 0 {
+            entry.queued |= 1 << pool;
+            self.ready[pool].push_back(ticket);
+            self.news |= 1 << pool;
         }
     }
 
@@ -204,7 +266,7 @@ impl State {
         let mut chosen: Option<((u32, i64), Ticket)> = None;
         for ticket in 0..self.entries.len() as Ticket {
             let Some(entry) = self.entries[ticket as usize].as_ref() else { continue };
-            if entry.state != EntryState::Idle || !entry.pending.has(place) {
+            if !entry.pending.has(place) || entry.running.has(place) || self.is_queued_for(place, entry) {
                 continue;
             }
             if self.is_overdue(entry, place, now_us, give_up_us) {
@@ -226,77 +288,97 @@ impl State {
         self.timers.push(Reverse((now_us + PROBE_OFFER_US, probe_ticket(place))));
     }
 
-    pub(super) fn take(&mut self, now_us: i64, share: usize, give_up_us: i64) -> Option<Vec<Task>> {
+    fn is_queued_for(&self, place: usize, entry: &Entry) -> bool {
+        let pools = (0..self.pools.len()).filter(|pool| entry.queued >> pool & 1 == 1);
+        pools.into_iter().any(|pool| self.pools[pool].steps.has(place))
+    }
+
+    /// A job for a thread of a pool.
+    pub(super) fn take(&mut self, pool: usize, now_us: i64, give_up_us: i64) -> Option<Vec<Task>> {
         if self.suspect_runs {
             return None;
         }
         while let Some(ticket) = self.suspects.pop_front() {
             // Withdrawn since, and its ticket may be another's.
-            if self.entries[ticket as usize].as_ref().is_none_or(|e| !e.suspect) {
+            if self.entries[ticket as usize].as_ref().is_none_or(|e| !e.has(mark::SUSPECT)) {
                 continue;
             }
+            // All it can do, whosever it is: a suspect is alone until it has shown that none of its steps kills.
             let steps = self.runnable(ticket, now_us, give_up_us);
             if !steps.is_empty() {
                 self.suspect_runs = true;
-                return Some(vec![self.start(ticket, steps)]);
+                return Some(vec![self.start(ticket, steps, StepSet::ALL)]);
             }
             // Nothing to fear of it now; it comes back by its timer or its lane, alone no longer.
-            self.entries[ticket as usize].iter_mut().for_each(|e| e.suspect = false);
+            self.entries[ticket as usize].iter_mut().for_each(|e| e.clear(mark::SUSPECT));
             self.wake(ticket);
         }
+        let Pool { threads, job_max, steps: of_pool, .. } = self.pools[pool];
+        let share = (self.ready[pool].len() / threads).clamp(1, job_max);
         let mut job: Vec<Task> = Vec::new();
         let mut bytes = 0;
-        let mut looks = self.ready.len();
+        let mut looks = self.ready[pool].len();
         while looks > 0 && job.len() < share && bytes < JOB_BYTES_MAX {
             looks -= 1;
-            let Some(ticket) = self.ready.pop_front() else { break };
-            // It may have gone into a job already, behind the message before it in its lane.
-            if self.entries[ticket as usize].as_ref().is_none_or(|e| e.state != EntryState::Ready) {
+            let Some(ticket) = self.ready[pool].pop_front() else { break };
+            // Gone since, and its ticket may be another's.
+            let Some(entry) = self.entries[ticket as usize].as_mut() else { continue };
+            if entry.queued >> pool & 1 == 0 {
                 continue;
             }
-            let steps = self.runnable(ticket, now_us, give_up_us);
+            entry.queued &= !(1 << pool);
+            let steps = self.runnable_in(pool, ticket, now_us, give_up_us);
             if steps.is_empty() {
-                // Woken again by its lane, its timer or its breaker.
-                self.entries[ticket as usize].iter_mut().for_each(|e| e.state = EntryState::Idle);
+                // Woken again by its lane, its timer or its breaker; the others need not wait for that.
+                if of_pool == self.pools.local() {
+                    self.wake_for_peers(ticket);
+                }
                 continue;
             }
             let mut next = Some((ticket, steps));
             while let Some((ticket, steps)) = next {
-                let task = self.start(ticket, steps);
+                let task = self.start(ticket, steps, of_pool);
                 bytes += task.location.length as usize;
-                let room = job.len() + 1 < JOB_MESSAGES_MAX && bytes < JOB_BYTES_MAX;
-                next = if room { self.follower(&task, now_us, give_up_us) } else { None };
+                let room = job.len() + 1 < job_max && bytes < JOB_BYTES_MAX;
+                next = if room { self.follower(pool, &task, now_us, give_up_us) } else { None };
                 job.push(task);
             }
         }
         (!job.is_empty()).then_some(job)
     }
 
-    /// The message right behind a task in its lane may come into the same job when the task carries out all that is
-    /// before it: the job is worked in order, and a step that fails for the one is not tried for the other.
-    pub(super) fn follower(&self, task: &Task, now_us: i64, give_up_us: i64) -> Option<(Ticket, StepSet)> {
+    /// The message right behind a task in its lane may come into the same job when the task carries out all that the
+    /// pool has to do for it: the job is worked in order, and a step that fails for the one is not tried for the other.
+    fn follower(&self, pool: usize, task: &Task, now_us: i64, give_up_us: i64) -> Option<(Ticket, StepSet)> {
+        let of_pool = self.pools[pool].steps;
         let key = task.key?;
         if task.steps != task.pending || !self.entries[task.ticket as usize].as_ref()?.has_one_key() {
             return None;
         }
-        let (ticket, pending) = self.lanes.behind(key, task.ticket)?;
+        let (ticket, pending) = self.lanes.behind(key, task.ticket, of_pool)?;
         let entry = self.entries[ticket as usize].as_ref()?;
-        let apart = entry.state == EntryState::Running || entry.suspect || !entry.has_one_key();
-        if apart || !pending.without(task.pending).is_empty() {
+        let apart = entry.has(mark::SUSPECT | mark::CLOSING | mark::WITHDRAWN) || !entry.has_one_key();
+        let pending = pending.and(of_pool);
+        if apart
+            || !entry.running.and(of_pool).is_empty()
+            || !pending.without(task.pending).is_empty()
+            || (of_pool != self.pools.local() && !entry.pending.and(self.pools.local()).is_empty())
+        {
             return None;
         }
-        let steps = pending.without(self.held_back(entry, now_us, give_up_us));
+        let held = self.held_back(entry, now_us, give_up_us);
+        let steps = self.pools.unless_last(entry.pending).and(pending).without(held);
         (steps == pending).then_some((ticket, steps))
     }
 
-    pub(super) fn start(&mut self, ticket: Ticket, steps: StepSet) -> Task {
+    fn start(&mut self, ticket: Ticket, steps: StepSet, of_pool: StepSet) -> Task {
         for place in steps.places() {
             if let Some(breaker) = &mut self.breakers[place].open {
                 breaker.probing = true;
             }
         }
         let entry = self.entries[ticket as usize].as_mut().expect("a ready ticket has its entry");
-        entry.state = EntryState::Running;
+        entry.running = entry.running.with(steps);
         self.running += 1;
         Task {
             ticket,
@@ -304,33 +386,71 @@ impl State {
             location: entry.location,
             received_us: entry.received_us,
             steps,
-            pending: entry.pending,
+            pending: entry.pending.and(of_pool),
             key: entry.keys().next(),
             attempts: entry.waits().iter().map(|w| w.attempt).max().unwrap_or(0),
+            first_tried: entry.waits().iter().map(|w| (w.place, w.since_us)).collect(),
             strikes: entry.strikes,
         }
     }
 
     pub(super) fn end_task(
         &mut self,
-        (ticket, tried, end, decisions): TaskReport,
+        report: TaskReport,
         now_us: i64,
         retry: &Retry,
         gone: &mut Vec<Location>,
-    ) {
+    ) -> Standing {
+        let TaskReport { ticket, tried, ends, decisions, failure } = report;
         self.running -= 1;
+        self.turn_breakers(tried, &ends, now_us, retry);
+        let ended = over(&ends);
         let entry = self.entries[ticket as usize].as_mut().expect("a running task has its entry");
-        entry.state = EntryState::Idle;
-        if std::mem::take(&mut entry.suspect) {
+        entry.running = entry.running.without(tried);
+        entry.pending = entry.pending.without(ended);
+        if entry.has(mark::SUSPECT) {
+            entry.clear(mark::SUSPECT);
             self.suspect_runs = false;
         }
-        let (ended, ends) = match &end {
-            TaskEnd::Gone => (entry.pending, &[][..]),
-            TaskEnd::Steps(ends) => (over(ends), ends.as_slice()),
-        };
-        self.turn_breakers(tried, ends, now_us, retry);
-        let entry = self.entries[ticket as usize].as_mut().expect("a running task has its entry");
-        entry.pending = entry.pending.without(ended);
+        if let Some(failure) = failure {
+            entry.set(mark::CLOSING);
+            entry.extra.get_or_insert_default().failure.get_or_insert(failure);
+        }
+        self.put_off(ticket, decisions);
+        self.leave_lanes(ticket, ended);
+        let entry = self.entries[ticket as usize].as_mut().expect("looked at above");
+        let left = entry.pending;
+        if !entry.running.is_empty() {
+            // Whoever works on it still has its bytes, and the last word.
+            self.wake(ticket);
+            return Standing::Open;
+        }
+        if let Some(failure) = entry.extra.as_mut().and_then(|extra| extra.failure.take()) {
+            return Standing::Failed { failure, left };
+        }
+        if left.is_empty() {
+            gone.extend(self.remove(ticket));
+            return Standing::Over;
+        }
+        if entry.has(mark::WITHDRAWN) {
+            entry.set(mark::CLOSING);
+            return Standing::TooLate { left };
+        }
+        self.wake(ticket);
+        Standing::Open
+    }
+
+    /// A message that could not be put away goes on waiting.
+    pub(super) fn reopen(&mut self, ticket: Ticket, decisions: Vec<Decision>) {
+        if let Some(entry) = self.entries[ticket as usize].as_mut() {
+            entry.clear(mark::CLOSING | mark::WITHDRAWN);
+        }
+        self.put_off(ticket, decisions);
+        self.wake(ticket);
+    }
+
+    fn put_off(&mut self, ticket: Ticket, decisions: Vec<Decision>) {
+        let entry = self.entries[ticket as usize].as_mut().expect("the caller has it");
         let pending = entry.pending;
         let mut waits = entry.take_waits();
         waits.retain(|w| pending.has(usize::from(w.place)));
@@ -341,12 +461,6 @@ impl State {
             waits.push(wait);
         }
         entry.set_waits(waits);
-        self.leave_lanes(ticket, ended);
-        if pending.is_empty() {
-            gone.extend(self.remove(ticket));
-        } else {
-            self.wake(ticket);
-        }
     }
 
     /// Steps are over for a message: whoever stood behind it for them may go on.
@@ -428,13 +542,35 @@ impl Wait {
 }
 
 impl Entry {
+    /// Somebody has its bytes, or puts it away: it stays where it is.
+    pub(super) fn is_busy(&self) -> bool {
+        self.has(mark::CLOSING) || !self.running.is_empty()
+    }
+
+    /// Its sender waits no longer: whoever works on it gives it back.
+    pub(super) fn withdraw(&mut self) {
+        self.set(mark::WITHDRAWN);
+    }
+
+    fn has(&self, marks: u8) -> bool {
+        self.marks.get() & marks != 0
+    }
+
+    fn set(&mut self, marks: u8) {
+        self.marks |= marks;
+    }
+
+    fn clear(&mut self, marks: u8) {
+        self.marks = mark::THERE | (self.marks.get() & !marks);
+    }
+
     pub(super) fn keys(&self) -> impl Iterator<Item = u64> {
         let more = self.extra.iter().flat_map(|extra| extra.more_keys.iter().copied());
-        self.in_order.then_some(self.key).into_iter().chain(more)
+        self.has(mark::IN_ORDER).then_some(self.key).into_iter().chain(more)
     }
 
     fn has_one_key(&self) -> bool {
-        self.in_order && self.extra.as_ref().is_none_or(|extra| extra.more_keys.is_empty())
+        self.has(mark::IN_ORDER) && self.extra.as_ref().is_none_or(|extra| extra.more_keys.is_empty())
     }
 
     pub(super) fn waits(&self) -> &[Wait] {
@@ -453,7 +589,8 @@ impl Entry {
         if !waits.is_empty() || self.extra.is_some() {
             self.extra.get_or_insert_default().waits = waits;
         }
-        if self.extra.as_ref().is_some_and(|extra| extra.waits.is_empty() && extra.more_keys.is_empty()) {
+        let empty = |e: &Extra| e.waits.is_empty() && e.more_keys.is_empty() && e.failure.is_none();
+        if self.extra.as_deref().is_some_and(empty) {
             self.extra = None;
         }
     }
@@ -486,7 +623,7 @@ pub(super) fn copy_of(e: &Entry) -> NewEntry {
         keys: e.keys().collect(),
         steps: e.pending,
         strikes: e.strikes,
-        suspect: e.suspect,
+        suspect: e.has(mark::SUSPECT),
         waits: e.waits().to_vec(),
     }
 }

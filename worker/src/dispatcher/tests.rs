@@ -5,12 +5,21 @@ use std::collections::HashMap;
 const PLACES: u8 = 3;
 
 fn dispatcher() -> Dispatcher {
+    dispatcher_of(Pools::made_of(all(), StepSet::EMPTY, StepSet::EMPTY, 2))
+}
+
+/// Step 0 writes files; 1 and 2 have a peer each.
+fn with_peers(last: StepSet) -> Dispatcher {
+    dispatcher_of(Pools::made_of(StepSet::one(0), all().without(StepSet::one(0)), last, 2))
+}
+
+fn dispatcher_of(pools: Pools) -> Dispatcher {
     let retry = Retry {
         first: Duration::from_secs(1),
         longest: Duration::from_secs(60),
         give_up: Duration::from_secs(3600),
     };
-    Dispatcher::with_places(usize::from(PLACES), retry, 2)
+    Dispatcher::with_pools(usize::from(PLACES), pools, retry)
 }
 
 fn entry(n: u64, keys: &[u64], steps: StepSet) -> NewEntry {
@@ -31,16 +40,29 @@ fn all() -> StepSet {
 }
 
 fn try_next(d: &Dispatcher, now_us: i64) -> Option<Vec<Task>> {
+    try_next_of(d, 0, now_us)
+}
+
+fn try_next_of(d: &Dispatcher, pool: usize, now_us: i64) -> Option<Vec<Task>> {
     let mut state = d.lock();
     let give_up_us = micros(d.retry.give_up);
     state.fire_timers(now_us, give_up_us);
-    let share = (state.ready.len() / d.threads).clamp(1, JOB_MESSAGES_MAX);
-    state.take(now_us, share, give_up_us)
+    state.take(pool, now_us, give_up_us)
+}
+
+fn ended(task: &Task, ends: Vec<(u8, StepEnd)>, decisions: Vec<Decision>) -> TaskReport {
+    TaskReport { ticket: task.ticket, tried: task.steps, ends, decisions, failure: None }
+}
+
+fn failed(task: &Task) -> TaskReport {
+    let (step, reason) = ("x".to_owned(), "bad".to_owned());
+    let failure = Some(FailedStep { step, reason, attempts: 1, whose: Whose::Message });
+    TaskReport { failure, ..ended(task, Vec::new(), Vec::new()) }
 }
 
 fn report(d: &Dispatcher, task: &Task, ends: Vec<(u8, StepEnd)>, now_us: i64) -> Vec<Location> {
     let decisions = d.decide(task, &ends, now_us);
-    d.report(vec![(task.ticket, task.steps, TaskEnd::Steps(ends), decisions)], now_us)
+    d.report(vec![ended(task, ends, decisions)], now_us).1
 }
 
 fn down() -> StepEnd {
@@ -93,7 +115,9 @@ fn a_probe_that_told_nothing_of_the_target_is_made_again() {
     report(&d, &job[0], vec![(1, down())], 0);
     let probe = try_next(&d, 1_000_000).unwrap();
     // The message failed for a reason of its own before it reached the target.
-    d.report(vec![(probe[0].ticket, probe[0].steps, TaskEnd::Gone, Vec::new())], 1_000_000);
+    let (standing, _) = d.report(vec![failed(&probe[0])], 1_000_000);
+    assert!(matches!(&standing[..], [Standing::Failed { left, .. }] if left.has(1)), "{standing:?}");
+    d.remove(probe[0].ticket);
     let probe = try_next(&d, 1_000_000).expect("the next message probes");
     report(&d, &probe[0], vec![(1, StepEnd::Over)], 1_000_000);
     assert_eq!(d.open(), 0);
@@ -136,8 +160,11 @@ fn a_message_that_waited_behind_a_dead_target_for_too_long_gives_up_with_its_nex
                 let decisions = d.decide(&task, &ends, now_us);
                 let over = decisions.iter().any(|d| matches!(d, Decision::GaveUp { .. }));
                 gave_up += usize::from(over);
-                let end = if over { TaskEnd::Gone } else { TaskEnd::Steps(ends) };
-                d.report(vec![(task.ticket, task.steps, end, decisions)], now_us);
+                let failure = over.then(|| failed(&task).failure.unwrap());
+                d.report(vec![TaskReport { failure, ..ended(&task, ends, decisions) }], now_us);
+                if over {
+                    d.remove(task.ticket);
+                }
             }
         }
         now_us += 60_000_000;
@@ -145,21 +172,102 @@ fn a_message_that_waited_behind_a_dead_target_for_too_long_gives_up_with_its_nex
     assert_eq!((gave_up, d.open()), (2, 0));
 }
 
+#[test]
+fn a_peer_that_hangs_holds_back_neither_files_nor_other_peers() {
+    let d = with_peers(StepSet::EMPTY);
+    d.add((1..=3).map(|n| entry(n, &[7], all())));
+    assert!(try_next_of(&d, 1, 0).is_none(), "files come first");
+    let files = try_next_of(&d, 0, 0).unwrap();
+    assert_eq!(files.len(), 3);
+    for task in &files {
+        assert_eq!(task.steps, StepSet::one(0));
+        report(&d, task, vec![(0, StepEnd::Over)], 0);
+    }
+    let hangs = try_next_of(&d, 1, 0).unwrap();
+    assert_eq!(hangs.len(), 3, "those of one patient go together");
+    let others = try_next_of(&d, 2, 0).unwrap();
+    assert_eq!(others.len(), 3);
+    for task in &others {
+        report(&d, task, vec![(2, StepEnd::Over)], 0);
+    }
+    d.add([entry(4, &[7], all())]);
+    let next = try_next_of(&d, 0, 0).unwrap();
+    report(&d, &next[0], vec![(0, StepEnd::Over)], 0);
+    assert_eq!(try_next_of(&d, 2, 0).unwrap()[0].id, MessageId::new(4, 0));
+    assert!(try_next_of(&d, 1, 0).is_none(), "its turn has not come");
+    assert_eq!(d.open(), 4);
+    for task in &hangs {
+        report(&d, task, vec![(1, StepEnd::Over)], 0);
+    }
+    assert_eq!(d.open(), 1);
+    assert_eq!(try_next_of(&d, 1, 0).unwrap()[0].id, MessageId::new(4, 0));
+}
+
+#[test]
+fn a_dead_archive_does_not_keep_the_peers_waiting() {
+    let d = with_peers(StepSet::EMPTY);
+    d.add([entry(1, &[1], all()), entry(2, &[2], all())]);
+    for task in try_next_of(&d, 0, 0).unwrap() {
+        report(&d, &task, vec![(0, down())], 0);
+    }
+    assert!(try_next_of(&d, 0, 0).is_none());
+    let mut seen = 0;
+    for pool in [1, 2] {
+        while let Some(job) = try_next_of(&d, pool, 0) {
+            for task in job {
+                seen += 1;
+                report(&d, &task, vec![(pool as u8, StepEnd::Over)], 0);
+            }
+        }
+    }
+    assert_eq!((seen, d.open()), (4, 2));
+}
+
+#[test]
+fn a_message_that_fails_is_put_away_by_whoever_ends_last_on_it() {
+    let d = with_peers(StepSet::EMPTY);
+    d.add([entry(1, &[1], all())]);
+    let files = try_next_of(&d, 0, 0).unwrap();
+    report(&d, &files[0], vec![(0, StepEnd::Over)], 0);
+    let (one, two) = (try_next_of(&d, 1, 0).unwrap(), try_next_of(&d, 2, 0).unwrap());
+    assert_eq!(d.report(vec![failed(&one[0])], 0).0, [Standing::Open]);
+    assert!(d.in_segment(1, 10).is_empty(), "its bytes stay where they are");
+    let (standing, gone) = d.report(vec![ended(&two[0], vec![(2, StepEnd::Over)], Vec::new())], 0);
+    let failure = failed(&one[0]).failure.unwrap();
+    assert_eq!(standing, [Standing::Failed { failure, left: StepSet::one(1) }], "what was done is known");
+    assert!(gone.is_empty() && d.withdraw(MessageId::new(1, 0)) == Withdrawal::Running);
+    assert!(d.remove(one[0].ticket).is_some());
+    assert_eq!((d.open(), d.running()), (0, 0));
+}
+
+#[test]
+fn what_comes_last_waits_for_every_other_step() {
+    let d = with_peers(StepSet::one(2));
+    d.add([entry(1, &[1], all())]);
+    let files = try_next_of(&d, 0, 0).unwrap();
+    report(&d, &files[0], vec![(0, StepEnd::Over)], 0);
+    assert!(try_next_of(&d, 2, 0).is_none());
+    let one = try_next_of(&d, 1, 0).unwrap();
+    assert!(try_next_of(&d, 2, 0).is_none());
+    report(&d, &one[0], vec![(1, StepEnd::Over)], 0);
+    assert_eq!(try_next_of(&d, 2, 0).unwrap()[0].steps, StepSet::one(2));
+}
+
 /// Random messages, keys, outcomes and times: order per key and step, nothing lost, nothing twice.
 #[test]
 fn random_days_keep_the_order_and_lose_nothing() {
     for seed in 0..300_u64 {
-        random_day(seed);
+        random_day(seed, dispatcher());
+        random_day(seed, with_peers(if seed % 2 == 0 { StepSet::EMPTY } else { StepSet::one(2) }));
     }
 }
 
-fn random_day(seed: u64) {
+fn random_day(seed: u64, d: Dispatcher) {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let mut random = move |n: u64| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % n
     };
-    let d = dispatcher();
     let mut now_us = 1_000;
     let mut added = 0_u64;
     let mut lines: HashMap<(u64, usize), Vec<MessageId>> = HashMap::new();
@@ -185,7 +293,8 @@ fn random_day(seed: u64) {
             keys_of.insert(new.id, keys);
             d.add([new]);
         }
-        if let Some(job) = try_next(&d, now_us) {
+        let pools = d.due.len() as u64;
+        if let Some(job) = try_next_of(&d, random(pools) as usize, now_us) {
             running.push(job);
         }
         if !running.is_empty() && random(2) == 0 {
@@ -211,8 +320,24 @@ fn random_day(seed: u64) {
                     }
                     ends.push((place as u8, end));
                 }
-                held.push((task.key, task.pending.without(over(&ends))));
-                gone += report(&d, task, ends, now_us).len();
+                // Now and then a step fails for good, or the sender's patience ends.
+                if random(40) == 0 {
+                    let _ = d.withdraw(task.id);
+                }
+                let failure = (random(30) == 0).then(|| failed(task).failure.unwrap());
+                match &failure {
+                    None => held.push((task.key, task.pending.without(over(&ends)))),
+                    // It will not do these any more: whoever is behind it may.
+                    Some(_) => drop_from(&mut lines, &keys_of[&task.id], task.pending, task.id),
+                }
+                let decisions = d.decide(task, &ends, now_us);
+                let report = TaskReport { failure, ..ended(task, ends, decisions) };
+                let (standings, over) = d.report(vec![report], now_us);
+                gone += over.len();
+                if let [Standing::Failed { left, .. } | Standing::TooLate { left }] = &standings[..] {
+                    drop_from(&mut lines, &keys_of[&task.id], *left, task.id);
+                    gone += usize::from(d.remove(task.ticket).is_some());
+                }
             }
         }
         now_us += random(400_000) as i64;
@@ -223,4 +348,12 @@ fn random_day(seed: u64) {
     assert_eq!(gone, total as usize);
     assert!(lines.values().all(Vec::is_empty));
     assert_eq!(d.running(), 0);
+}
+
+fn drop_from(lines: &mut HashMap<(u64, usize), Vec<MessageId>>, keys: &[u64], steps: StepSet, id: MessageId) {
+    for (key, place) in keys.iter().flat_map(|k| steps.places().map(move |p| (*k, p))) {
+        if let Some(line) = lines.get_mut(&(key, place)) {
+            line.retain(|other| *other != id);
+        }
+    }
 }

@@ -10,14 +10,28 @@ use crate::dispatcher::StepEnd;
 use crate::extract::Metadata;
 use crate::files::{FileBatch, FileFault, NewFile, Staged};
 use crate::names::NameParts;
-use config::Channel;
+use config::{Channel, Workflow};
 use hl7::message::Message;
+use jiff::Zoned;
+use journal::MessageId;
 
 /// What a step does its work from.
 #[derive(Debug)]
 pub struct Context<'a> {
     /// The settings.
     pub channel: &'a Channel,
+    /// Our id of the message.
+    pub id: MessageId,
+    /// What is done with it.
+    pub workflow: Workflow,
+    /// Who sent it.
+    pub peer: &'a str,
+    /// Time of receipt, with its offset from UTC then.
+    pub received: &'a Zoned,
+    /// Steps that have been tried before, by place, with the time of the first attempt in microseconds of Unix time.
+    pub first_tried: &'a [(u8, i64)],
+    /// The time of this attempt, microseconds of Unix time.
+    pub now_us: i64,
     /// The message's bytes as they came.
     pub body: &'a [u8],
     /// The message, read; `None` before the mapping.
@@ -32,11 +46,21 @@ pub struct Context<'a> {
     pub order: Option<u64>,
 }
 
+impl Context<'_> {
+    /// When a step was first tried, microseconds of Unix time: what a retry repeats.
+    pub fn first_tried_us(&self, place: usize) -> i64 {
+        let earlier = self.first_tried.iter().find(|(p, _)| usize::from(*p) == place);
+        earlier.map_or(self.now_us, |(_, us)| *us)
+    }
+}
+
 /// How far a step came.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub enum Progress {
     /// Done once these files are in place and flushed.
     Staged(Vec<Staged>),
+    /// Goes out with what the job's other messages have for the same peer; the number it has among them.
+    Gathered(usize),
     /// It ended.
     Ended(StepEnd),
     /// A fault that stays, with its reason: the message fails.
