@@ -9,13 +9,33 @@
 //! Every wait has an end: no call of a [`Connection`] takes longer than about its timeout. Nothing here knows HL7
 //! beyond the notation of a time, the journal, or which attempt it is.
 
+mod client;
+mod convert;
 mod fault;
+mod mariadb;
+mod postgresql;
 mod sql;
+mod sqlite;
 mod sqlserver;
+mod table;
 mod target;
 mod value;
 
+pub use client::{Client, Database, Inserted, Probe};
 pub use fault::Fault;
 pub use sql::{ColumnInfo, Connection, Dialect, Kind, Right};
-pub use target::Target;
+pub use table::{Row, Source, Table};
+pub use target::{CaBundle, Target};
 pub use value::Value;
+
+use config::Driver;
+
+/// How an engine writes its statements.
+pub fn dialect(driver: Driver) -> &'static dyn Dialect {
+    match driver {
+        Driver::MariaDb => &mariadb::MariaDb,
+        Driver::PostgreSql => &postgresql::PostgreSql,
+        Driver::SqlServer => &sqlserver::SqlServer,
+        Driver::Sqlite => &sqlite::Sqlite,
+    }
+}

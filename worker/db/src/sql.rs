@@ -8,7 +8,7 @@ use config::ColumnKind;
 ///
 /// Every call ends within about the target's timeout, whatever the server does or leaves undone. Dropping it waits for
 /// nothing.
-pub trait Connection {
+pub trait Connection: Send {
     /// Carries out one statement; the number of rows it changed.
     ///
     /// # Errors
@@ -105,6 +105,8 @@ pub enum Kind {
     Text(Option<u32>),
     /// Date and time.
     DateTime,
+    /// A date only: the time of day would be lost.
+    Date,
     /// Anything else: the server converts, or refuses.
     Other,
 }
@@ -130,21 +132,24 @@ pub trait Dialect: Sync {
     /// there already is left as it is: 0 rows changed, or a [`Fault::Duplicate`] that the caller looks into.
     fn insert(&self, table: &str, columns: &[&str], key: Option<&str>) -> String;
 
-    /// An insert of one row unless its key is there, for a key column without a unique index: safe against itself
-    /// only within one transaction at a time.
-    fn insert_where_absent(&self, table: &str, columns: &[&str], key: &str) -> String;
+    /// `INSERT INTO … VALUES (…)`, a parameter a column.
+    fn insert_values(&self, table: &str, columns: &[&str]) -> String {
+        let names: Vec<_> = columns.iter().map(|name| self.quote(name)).collect();
+        let values: Vec<_> = (1..=columns.len()).map(|place| self.placeholder(place)).collect();
+        format!("INSERT INTO {} ({}) VALUES ({})", self.table(table), names.join(", "), values.join(", "))
+    }
 
     /// A condition that holds for a text equal to the parameter at `place` letter by letter, whatever the column's
-    /// collation says of case, accents and trailing spaces; the parameter may be named more than once, by the places
-    /// from `place` on: how many it takes is [`exact_params`](Dialect::exact_params).
+    /// collation says of case, accents and trailing spaces. It may name as many parameters from `place` on as
+    /// [`exact_params`](Dialect::exact_params) says, all the same value.
     fn exact(&self, column: &str, place: usize) -> String;
 
-    /// How many parameters [`exact`](Dialect::exact) takes, all the same value.
+    /// How many parameters [`exact`](Dialect::exact) names.
     fn exact_params(&self) -> usize {
         1
     }
 
-    /// A select of whether a row with that key is there, reading what is committed now even within a transaction.
+    /// A select of a row with that key.
     fn key_exists(&self, table: &str, key: &str) -> String {
         format!("SELECT 1 FROM {} WHERE {} = {}", self.table(table), self.quote(key), self.placeholder(1))
     }
@@ -170,9 +175,14 @@ pub trait Dialect: Sync {
         format!("CREATE TABLE IF NOT EXISTS {}", self.table(table))
     }
 
-    /// Longest text a `String(n)` column may be declared with; above it the engine wants another type.
-    fn string_max(&self) -> u32 {
-        u32::MAX
+    /// What follows the columns when a table is created.
+    fn create_suffix(&self) -> &'static str {
+        ""
+    }
+
+    /// How the engine counts the length of a `String(n)`.
+    fn text_length(&self) -> fn(&str) -> usize {
+        |text| text.chars().count()
     }
 
     /// Why the engine cannot keep this text in any column; `None` where it can.

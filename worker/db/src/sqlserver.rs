@@ -33,9 +33,6 @@ impl Dialect for SqlServer {
     fn insert(&self, _table: &str, _columns: &[&str], _key: Option<&str>) -> String {
         String::new()
     }
-    fn insert_where_absent(&self, _table: &str, _columns: &[&str], _key: &str) -> String {
-        String::new()
-    }
     fn exact(&self, _column: &str, _place: usize) -> String {
         String::new()
     }
