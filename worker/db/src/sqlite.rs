@@ -1,0 +1,257 @@
+//! SQLite, embedded (rusqlite with its own copy of the library). The file is another program's as much as ours: its
+//! journal mode is left as it is, except in a file that we create.
+
+use crate::fault::{Class, Fault};
+use crate::sql::{ColumnInfo, Connection, Dialect, Kind, Right};
+use crate::target::Target;
+use crate::value::Value;
+use config::ColumnKind;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+use rusqlite::{OpenFlags, ToSql, ffi};
+use std::path::Path;
+
+/// SQLite's statements.
+#[derive(Debug)]
+pub(crate) struct Sqlite;
+
+impl Dialect for Sqlite {
+    fn name(&self) -> &'static str {
+        "SQLite"
+    }
+
+    fn quote(&self, name: &str) -> String {
+        format!("\"{}\"", name.replace('"', "\"\""))
+    }
+
+    fn placeholder(&self, place: usize) -> String {
+        format!("?{place}")
+    }
+
+    fn column_type(&self, kind: ColumnKind, column: &str) -> String {
+        match kind {
+            ColumnKind::Integer => "INTEGER".to_owned(),
+            ColumnKind::String(n) => format!("TEXT CHECK (length({}) <= {n})", self.quote(column)),
+            ColumnKind::Text | ColumnKind::DateTime => "TEXT".to_owned(),
+        }
+    }
+
+    fn auto_increment(&self) -> &'static str {
+        "INTEGER PRIMARY KEY AUTOINCREMENT"
+    }
+
+    fn insert(&self, table: &str, columns: &[&str], key: Option<&str>) -> String {
+        let conflict = key.map(|key| format!(" ON CONFLICT ({}) DO NOTHING", self.quote(key)));
+        self.insert_values(table, columns) + &conflict.unwrap_or_default()
+    }
+
+    fn exact(&self, column: &str, place: usize) -> String {
+        format!("{} = {} COLLATE BINARY", self.quote(column), self.placeholder(place))
+    }
+}
+
+/// Opens the file.
+pub(crate) fn connect(target: &Target) -> Result<Box<dyn Connection>, Fault> {
+    let path = Path::new(&target.database);
+    let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let is_new = target.create && !path.exists();
+    if is_new {
+        flags |= OpenFlags::SQLITE_OPEN_CREATE;
+    } else if !path.exists() {
+        return Err(Fault::down("no such file"));
+    }
+    let open = || {
+        let connection = rusqlite::Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(target.timeout)?;
+        if is_new {
+            // Readers and the writer do not wait for each other, and a commit is one flush instead of three.
+            connection.pragma_update(None, "journal_mode", "wal")?;
+        }
+        // A commit is on the disk when it returns: the step is recorded as done right after it.
+        connection.pragma_update(None, "synchronous", "full")?;
+        Ok(connection)
+    };
+    let connection = open().map_err(|error| fault(&error))?;
+    Ok(Box::new(Open { connection }))
+}
+
+struct Open {
+    connection: rusqlite::Connection,
+}
+
+impl Connection for Open {
+    fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Fault> {
+        let run = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            statement.execute(rusqlite::params_from_iter(params)).map(|rows| rows as u64)
+        };
+        run().map_err(|error| fault(&error))
+    }
+
+    fn query(&mut self, sql: &str, params: &[Value], limit: usize) -> Result<Vec<Vec<Value>>, Fault> {
+        let run = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let width = statement.column_count();
+            let mut rows = statement.query(rusqlite::params_from_iter(params))?;
+            let mut found = Vec::new();
+            while found.len() < limit
+                && let Some(row) = rows.next()?
+            {
+                found.push((0..width).map(|at| row.get_ref(at).map(value)).collect::<Result<_, _>>()?);
+            }
+            Ok(found)
+        };
+        run().map_err(|error| fault(&error))
+    }
+
+    fn begin(&mut self) -> Result<(), Fault> {
+        // Takes the write lock now: taken at the first write it could not be waited for.
+        self.execute("BEGIN IMMEDIATE", &[]).map(drop)
+    }
+
+    fn commit(&mut self) -> Result<(), Fault> {
+        self.execute("COMMIT", &[]).map(drop)
+    }
+
+    fn rollback(&mut self) -> Result<(), Fault> {
+        // Some errors have taken the transaction back already.
+        match self.connection.is_autocommit() {
+            true => Ok(()),
+            false => self.execute("ROLLBACK", &[]).map(drop),
+        }
+    }
+
+    fn columns(&mut self, table: &str) -> Result<Option<Vec<ColumnInfo>>, Fault> {
+        const COLUMNS: &str = "SELECT c.name, c.type, c.\"notnull\", c.dflt_value IS NOT NULL OR c.hidden > 0, c.pk, \
+             (SELECT count(*) FROM pragma_table_xinfo(?1, ?2) WHERE pk > 0), \
+             EXISTS (SELECT 1 FROM pragma_index_list(?1, ?2) AS l WHERE l.\"unique\" AND NOT l.partial \
+             AND (SELECT count(*) FROM pragma_index_info(l.name, ?2)) = 1 \
+             AND (SELECT max(i.name) FROM pragma_index_info(l.name, ?2) AS i) = c.name) \
+             FROM pragma_table_xinfo(?1, ?2) AS c ORDER BY c.cid";
+        let (schema, table) = table.split_once('.').unwrap_or(("main", table));
+        let names = [Value::Text(table.to_owned()), Value::Text(schema.to_owned())];
+        let rows = self.query(COLUMNS, &names, usize::MAX)?;
+        let columns: Vec<_> = rows.iter().filter_map(|row| column(row)).collect();
+        Ok((!columns.is_empty()).then_some(columns))
+    }
+
+    fn missing_rights(&mut self, _table: &str, rights: &[Right]) -> Result<Vec<Right>, Fault> {
+        // There is one right, to write the file; it shows when the write lock is taken.
+        let writes = |right: &Right| *right != Right::Select;
+        match self.begin() {
+            Ok(()) => self.rollback().map(|()| Vec::new()),
+            Err(Fault::Again { target_down: true, .. } | Fault::Failed(_)) => {
+                Ok(rights.iter().copied().filter(writes).collect())
+            }
+            Err(fault) => Err(fault),
+        }
+    }
+
+    fn is_alive(&mut self) -> bool {
+        true
+    }
+}
+
+fn column(row: &[Value]) -> Option<ColumnInfo> {
+    let [Value::Text(name), Value::Text(declared), not_null, filled, place, keys, unique] = row else {
+        return None;
+    };
+    let is = |value: &Value| !matches!(value, Value::Integer(0) | Value::Null);
+    let is_integer = declared.to_ascii_uppercase().contains("INT");
+    let alone_in_key = is(place) && *keys == Value::Integer(1);
+    Some(ColumnInfo {
+        name: name.clone(),
+        declared: declared.clone(),
+        // Other types are hints to SQLite: a column of any keeps what it is given.
+        kind: if is_integer { Kind::Integer(64) } else { Kind::Other },
+        nullable: !is(not_null) && !is(place),
+        filled: is(filled) || alone_in_key && declared.eq_ignore_ascii_case("INTEGER"),
+        unique: is(unique) || alone_in_key,
+    })
+}
+
+impl ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Value::Null => ToSqlOutput::Borrowed(ValueRef::Null),
+            Value::Integer(number) => ToSqlOutput::from(*number),
+            Value::Text(text) => ToSqlOutput::from(text.as_str()),
+            Value::Time(time) => ToSqlOutput::from(time.to_string()),
+        })
+    }
+}
+
+fn value(value: ValueRef<'_>) -> Value {
+    match value {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(number) => Value::Integer(number),
+        ValueRef::Real(number) => Value::Text(number.to_string()),
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => {
+            Value::Text(String::from_utf8_lossy(bytes).into_owned())
+        }
+    }
+}
+
+fn fault(error: &rusqlite::Error) -> Fault {
+    match error {
+        rusqlite::Error::SqliteFailure(code, text) => {
+            // SQLite's texts name tables and columns; values stand in none of them.
+            let text = text.clone().unwrap_or_else(|| code.to_string());
+            class(code.extended_code).fault(text)
+        }
+        rusqlite::Error::SqlInputError { error: code, msg, .. } => {
+            class(code.extended_code).fault(msg.clone())
+        }
+        other => Fault::Failed(other.to_string()),
+    }
+}
+
+/// What an extended result code (<https://sqlite.org/rescode.html>) says.
+fn class(extended: i32) -> Class {
+    match extended {
+        ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY | ffi::SQLITE_CONSTRAINT_ROWID => {
+            return Class::Duplicate;
+        }
+        _ => {}
+    }
+    match extended & 0xff {
+        ffi::SQLITE_BUSY
+        | ffi::SQLITE_LOCKED
+        | ffi::SQLITE_NOMEM
+        | ffi::SQLITE_INTERRUPT
+        | ffi::SQLITE_PROTOCOL
+        | ffi::SQLITE_SCHEMA => Class::Again,
+        ffi::SQLITE_READONLY
+        | ffi::SQLITE_IOERR
+        | ffi::SQLITE_FULL
+        | ffi::SQLITE_CANTOPEN
+        | ffi::SQLITE_CORRUPT
+        | ffi::SQLITE_NOTADB => Class::Down,
+        _ => Class::Failed,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_told_from_what_stays() {
+        let cases = [
+            (ffi::SQLITE_BUSY, Class::Again),
+            (ffi::SQLITE_BUSY_SNAPSHOT, Class::Again),
+            (ffi::SQLITE_READONLY_DBMOVED, Class::Down),
+            (ffi::SQLITE_IOERR_FSYNC, Class::Down),
+            (ffi::SQLITE_FULL, Class::Down),
+            (ffi::SQLITE_CANTOPEN, Class::Down),
+            (ffi::SQLITE_CONSTRAINT_UNIQUE, Class::Duplicate),
+            (ffi::SQLITE_CONSTRAINT_PRIMARYKEY, Class::Duplicate),
+            (ffi::SQLITE_CONSTRAINT_NOTNULL, Class::Failed),
+            (ffi::SQLITE_CONSTRAINT_CHECK, Class::Failed),
+            (ffi::SQLITE_ERROR, Class::Failed),
+            (ffi::SQLITE_MISMATCH, Class::Failed),
+        ];
+        for (code, wanted) in cases {
+            assert_eq!(class(code), wanted, "{code}");
+        }
+    }
+}
