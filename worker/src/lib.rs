@@ -21,11 +21,15 @@ mod dispatcher;
 mod duplicates;
 mod extract;
 mod failed;
+#[allow(dead_code, reason = "the steps that use it come next")]
+mod fault;
 mod files;
 mod flags;
 mod folders;
 mod inbox;
 mod intake;
+#[allow(dead_code, reason = "the steps that use it come next")]
+mod merges;
 mod names;
 mod order;
 mod order_key;
