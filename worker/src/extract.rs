@@ -49,6 +49,12 @@ pub fn extract(message: &Message<'_>, channel: &Channel) -> Result<Metadata, Str
     Ok(metadata)
 }
 
+/// Message type and trigger event: MSH-9.1 and MSH-9.2, or EVN-1 where the sender gives no MSH-9.2.
+pub fn type_and_event(message: &Message<'_>) -> (String, String) {
+    let at = |text: &str| text_at(message, &text.parse().expect("a path written here is right"));
+    (at("MSH.1.9.1").unwrap_or_default(), at("MSH.1.9.2").or_else(|| at("EVN.1.1")).unwrap_or_default())
+}
+
 /// The first value at a path, as text; `None` where there is none or it is empty.
 pub fn text_at(message: &Message<'_>, path: &FieldPath) -> Option<String> {
     message.text(path).filter(|text| !text.is_empty()).map(|text| text.into_owned())

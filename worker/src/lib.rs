@@ -17,6 +17,8 @@ mod connections;
 mod counters;
 mod delivery;
 mod desk;
+#[allow(dead_code, reason = "the steps that use it come next")]
+mod dfapi;
 mod dispatcher;
 mod duplicates;
 mod extract;
@@ -26,6 +28,8 @@ mod fault;
 mod files;
 mod flags;
 mod folders;
+#[allow(dead_code, reason = "the steps that use it come next")]
+mod http;
 mod inbox;
 mod intake;
 #[allow(dead_code, reason = "the steps that use it come next")]
@@ -44,10 +48,14 @@ mod returned;
 mod room;
 mod session;
 mod signals;
+#[allow(dead_code, unused_imports, reason = "the steps that use it come next")]
+mod solr;
 mod start;
 mod started;
 mod step;
 mod strikes;
+#[allow(dead_code, reason = "the steps that use it come next")]
+mod task;
 #[cfg(test)]
 mod testing;
 mod transport;
