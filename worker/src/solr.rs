@@ -9,6 +9,8 @@
 
 mod answer;
 mod document;
+#[cfg(test)]
+mod tests;
 
 pub use document::{Document, Facts, document};
 
