@@ -200,10 +200,11 @@ impl Shared {
                         return;
                     }
                 }
-                Reply::Silence => {
-                    while !self.stop.load(SeqCst) && !at_end(&mut stream) {}
-                    return;
-                }
+                Reply::Silence => loop {
+                    if self.stop.load(SeqCst) || at_end(&mut stream) {
+                        return;
+                    }
+                },
                 Reply::HangUp => return,
                 Reply::Raw(raw) => {
                     let _ = stream.write_all(&raw).and_then(|()| stream.flush());

@@ -100,7 +100,27 @@ fn said(response: &Response) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::dfapi::{Dfapi as Double, TOKEN};
+    use crate::testing::http_server::{Certificate, Reply};
+    use std::time::Duration;
     use ureq::http::StatusCode;
+
+    fn settings(double: &Double) -> Dfapi {
+        Dfapi {
+            name: "127.0.0.1".to_owned(),
+            port: double.port(),
+            https: false,
+            path: "/api/v1".to_owned(),
+            token: None,
+            certificate: true,
+            ca_file: None,
+            timeout: Duration::from_secs(2),
+        }
+    }
+
+    fn client(double: &Double) -> DfapiClient {
+        DfapiClient::new(&settings(double), Some(&SecretValue::new(TOKEN.to_owned())))
+    }
 
     fn of(status: u16) -> Result<(), Fault> {
         let response = Response {
@@ -133,5 +153,59 @@ mod tests {
             Err(Fault::Failed("dfapi \"d:443\" refused the task (422 Unprocessable Entity)".into()))
         );
         assert!(matches!(of(302), Err(Fault::Again { target_down: true, .. })));
+    }
+
+    #[test]
+    fn tasks_go_below_the_path_with_their_key_and_the_token() {
+        let double = Double::start(0, "/api/v1", None);
+        let mut client = client(&double);
+        assert_eq!(client.credentials("k1", br#"{"id":"k1"}"#), Ok(()));
+        assert_eq!(client.merge("k2", br#"{"id":"k2"}"#), Ok(()));
+        let tasks = double.tasks();
+        let paths: Vec<(&str, &str)> = tasks.iter().map(|t| (t.path.as_str(), t.key.as_str())).collect();
+        assert_eq!(paths, [("/credentials", "k1"), ("/patients/merge", "k2")]);
+        let without = DfapiClient::new(&settings(&double), None).credentials("k3", b"{}");
+        assert!(matches!(without, Err(Fault::Failed(_))));
+    }
+
+    #[test]
+    fn a_call_whose_answer_is_lost_is_made_again_and_carried_out_once() {
+        let double = Double::start(0, "/api/v1", None);
+        let mut client = client(&double);
+        double.state().does_it_all_the_same = true;
+        for lost in [Reply::HangUp, Reply::Raw(b"HTTP/1.1 2".to_vec())] {
+            double.state().next.push_back(lost);
+            let key = double.tasks().len().to_string();
+            let fault = client.credentials(&key, b"{}").unwrap_err();
+            assert!(matches!(fault, Fault::Again { target_down: true, .. }), "{fault:?}");
+            assert_eq!(client.credentials(&key, b"{}"), Ok(()));
+        }
+        assert_eq!((double.tasks().len(), double.state().repeated), (2, 2));
+    }
+
+    #[test]
+    fn a_status_counts_although_its_body_never_ends() {
+        let double = Double::start(0, "/api/v1", None);
+        let body = b"HTTP/1.1 201 Created\r\nContent-Length: 1000\r\n\r\n{";
+        double.state().next.push_back(Reply::Raw(body.to_vec()));
+        assert_eq!(client(&double).credentials("k", b"{}"), Ok(()));
+    }
+
+    #[test]
+    fn a_probe_makes_no_credentials_and_says_what_came() {
+        let folder = tempfile::tempdir().unwrap();
+        let certificate = Certificate::make(folder.path(), "a");
+        let ca_file = Some(certificate.certificate.clone());
+        let double = Double::start(0, "/api/v1", Some(certificate));
+        let tls = Dfapi { https: true, ca_file, ..settings(&double) };
+        let token = SecretValue::new(TOKEN.to_owned());
+        let said = DfapiClient::new(&tls, Some(&token)).probe().unwrap();
+        assert!(said.ends_with("HEAD /api/v1/credentials is answered with 405 Method Not Allowed"), "{said}");
+        let said = DfapiClient::new(&tls, None).probe().unwrap_err();
+        assert!(said.ends_with("401 Unauthorized: is the token right?"), "{said}");
+        let elsewhere = Dfapi { path: "/other".to_owned(), ..tls };
+        let said = DfapiClient::new(&elsewhere, Some(&token)).probe().unwrap_err();
+        assert!(said.ends_with("404 Not Found: is the path right?"), "{said}");
+        assert!(double.tasks().is_empty());
     }
 }

@@ -14,6 +14,9 @@ pub(crate) fn settings(lines: &str) -> WorkerSettings {
 
 // Doubles of peers, shared with the tests of the whole server, which use the rest of them.
 #[allow(dead_code, reason = "see above")]
+#[path = "../../tests/support/dfapi.rs"]
+pub(crate) mod dfapi;
+#[allow(dead_code, reason = "see above")]
 #[path = "../../tests/support/http_server.rs"]
 pub(crate) mod http_server;
 #[allow(dead_code, reason = "see above")]
