@@ -1,33 +1,33 @@
-//! What a peer's client reports when a call did not do.
+//! What keeps a remote step from being done: the verdict is in the type, the reason is for whoever is on call.
 
 use crate::dispatcher::StepEnd;
 use crate::step::Progress;
 
-/// Why a call to a peer did not do, and whether trying again may help.
+/// Why a peer did not do what a step asked of it.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
     /// It may pass.
     Again {
-        /// For the log and `queue list`; never a patient's data.
+        /// What could not be done, on which object, why.
         reason: String,
-        /// The peer itself is down: others need not try.
+        /// The peer itself is at fault, so that other messages need not try.
         target_down: bool,
         /// The wait the peer asks for, microseconds.
         wanted_us: Option<i64>,
     },
-    /// It stays: the message fails with this reason.
+    /// It stays: the message is listed as failed with this reason.
     Failed(String),
 }
 
 impl Fault {
-    /// The peer itself is down.
-    pub fn down(reason: impl Into<String>) -> Fault {
-        Fault::Again { reason: reason.into(), target_down: true, wanted_us: None }
+    /// A fault of the peer, which other messages would meet too.
+    pub fn down(reason: String) -> Fault {
+        Fault::Again { reason, target_down: true, wanted_us: None }
     }
 
-    /// This call may pass later; others need not wait for it.
-    pub fn again(reason: impl Into<String>) -> Fault {
-        Fault::Again { reason: reason.into(), target_down: false, wanted_us: None }
+    /// A fault that may pass and is this message's alone.
+    pub fn own(reason: String) -> Fault {
+        Fault::Again { reason, target_down: false, wanted_us: None }
     }
 }
 

@@ -97,7 +97,7 @@ pub(super) fn page(
         return Err(no_result(label));
     };
     if body["responseHeader"]["partialResults"] == true {
-        return Err(Fault::again(format!("{label} looked through a part of core {core} only")));
+        return Err(Fault::own(format!("{label} looked through a part of core {core} only")));
     }
     let mut values = Vec::new();
     for doc in docs {
@@ -169,7 +169,7 @@ fn result(response: Response, label: &str, user: &str, core: &str) -> Result<Val
         403 => return Err(Fault::down(format!("{label} does not allow user {user:?} to do this (403)"))),
         404 => return Err(Fault::down(format!("{label} has no core {core} (404)"))),
         // One document may bring a server to answer 500; others must not wait for it.
-        500 => return Err(Fault::again(format!("{label} has an error of its own in core {core} (500)"))),
+        500 => return Err(Fault::own(format!("{label} has an error of its own in core {core} (500)"))),
         _ => {
             let reason = response.status.canonical_reason().unwrap_or_default();
             let to = response.location.map(|_| " and points elsewhere").unwrap_or_default();
