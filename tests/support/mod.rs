@@ -5,7 +5,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub mod dfapi;
 pub mod dice;
+pub mod http_server;
 pub mod load;
 pub mod memory;
 pub mod messages;
@@ -13,6 +15,7 @@ pub mod mllp;
 pub mod parallel;
 pub mod process;
 pub mod receiver;
+pub mod solr;
 pub mod trace;
 
 use serde_json::{Value, json};

@@ -1,6 +1,6 @@
 //! From a message to its metadata: the values that the channel's mapping names. Pure.
 
-use config::{Channel, Mapping};
+use config::{Channel, Mapping, Replacement};
 use hl7::message::Message;
 use hl7::path::FieldPath;
 
@@ -14,6 +14,17 @@ impl Metadata {
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
         self.values.iter().map(|(name, value)| (name.as_str(), value.as_deref()))
+    }
+
+    /// Adds a name with its value.
+    pub fn push(&mut self, name: &str, value: Option<String>) {
+        self.values.push((name.to_owned(), value));
+    }
+
+    #[allow(dead_code, reason = "the steps that use it come next")]
+    /// The value of a name; `None` where nothing was found for it, or nothing has that name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(n, _)| *n == name).and_then(|(_, value)| value)
     }
 }
 
@@ -33,9 +44,15 @@ pub fn extract(message: &Message<'_>, channel: &Channel) -> Result<Metadata, Str
                 paths.join(", ")
             ));
         }
-        metadata.values.push((mapping.name.clone(), value));
+        metadata.push(&mapping.name, value);
     }
     Ok(metadata)
+}
+
+/// Message type and trigger event: MSH-9.1 and MSH-9.2, or EVN-1 where the sender gives no MSH-9.2.
+pub fn type_and_event(message: &Message<'_>) -> (String, String) {
+    let at = |text: &str| text_at(message, &text.parse().expect("a path written here is right"));
+    (at("MSH.1.9.1").unwrap_or_default(), at("MSH.1.9.2").or_else(|| at("EVN.1.1")).unwrap_or_default())
 }
 
 /// The first value at a path, as text; `None` where there is none or it is empty.
@@ -44,27 +61,34 @@ pub fn text_at(message: &Message<'_>, path: &FieldPath) -> Option<String> {
 }
 
 fn value_of(message: &Message<'_>, mapping: &Mapping, separator: &str) -> Result<Option<String>, String> {
+    let Some(joined) = joined(message, &mapping.paths, separator) else { return Ok(None) };
+    replaced(joined, &mapping.name, mapping.replace.as_ref()).map(Some)
+}
+
+/// What the paths find, joined; `None` where all is absent. HL7's null (`""`) is found, and empty.
+pub fn joined(message: &Message<'_>, paths: &[FieldPath], separator: &str) -> Option<String> {
     let mut found = false;
     let mut parts = Vec::new();
-    for path in &mapping.paths {
+    for path in paths {
         for (raw, text) in message.raw_all(path).into_iter().zip(message.text_all(path)) {
-            // HL7's null (`""`) is found, and empty.
             found |= !raw.is_empty();
             if !text.is_empty() {
                 parts.push(text);
             }
         }
     }
-    if !found {
-        return Ok(None);
-    }
-    let joined = parts.join(separator);
-    match &mapping.replace {
-        None => Ok(Some(joined)),
-        Some(replace) => match replace.pattern.replace_all(&joined, &replace.with) {
-            Ok(value) => Ok(Some(value.into_owned())),
-            Err(fault) => Err(format!("custom_regex of mapping {:?}: {fault}", mapping.name)),
-        },
+    found.then(|| parts.join(separator))
+}
+
+/// A value after the `custom_regex` of the mapping of that name.
+///
+/// # Errors
+/// The pattern gave up on the value.
+pub fn replaced(value: String, name: &str, replace: Option<&Replacement>) -> Result<String, String> {
+    let Some(replace) = replace else { return Ok(value) };
+    match replace.pattern.replace_all(&value, &replace.with) {
+        Ok(value) => Ok(value.into_owned()),
+        Err(fault) => Err(format!("custom_regex of mapping {name:?}: {fault}")),
     }
 }
 

@@ -17,15 +17,23 @@ mod connections;
 mod counters;
 mod delivery;
 mod desk;
+#[allow(dead_code, reason = "the steps that use it come next")]
+mod dfapi;
 mod dispatcher;
 mod duplicates;
 mod extract;
 mod failed;
+#[allow(dead_code, reason = "the steps that use it come next")]
+mod fault;
 mod files;
 mod flags;
 mod folders;
+#[allow(dead_code, reason = "the steps that use it come next")]
+mod http;
 mod inbox;
 mod intake;
+#[allow(dead_code, reason = "the steps that use it come next")]
+mod merges;
 mod names;
 mod order;
 mod order_key;
@@ -40,10 +48,14 @@ mod returned;
 mod room;
 mod session;
 mod signals;
+#[allow(dead_code, unused_imports, reason = "the steps that use it come next")]
+mod solr;
 mod start;
 mod started;
 mod step;
 mod strikes;
+#[allow(dead_code, reason = "the steps that use it come next")]
+mod task;
 #[cfg(test)]
 mod testing;
 mod transport;

@@ -1,16 +1,12 @@
 //! Whose turn a message takes: the order keys, frozen when it is accepted. Pure.
 
 use crate::duplicates::TagKey;
+use crate::merges::{PRIOR_PATIENT_ID, mapped_paths, patient_paths, prior_of};
 use config::{Channel, Workflow};
 use hl7::header::Header;
 use hl7::message::Message;
-use hl7::path::FieldPath;
+use hl7::path::{Choice, FieldPath};
 use std::net::IpAddr;
-
-/// The mapping that names the patient, where a channel has it.
-const PATIENT_ID: &str = "patient_id";
-/// The mapping that names the patient merged away.
-const PRIOR_PATIENT_ID: &str = "prior_patient_id";
 
 /// Where order keys come from on one channel.
 #[derive(Clone, Debug)]
@@ -29,17 +25,13 @@ const SENDER: u8 = 2;
 impl OrderKeys {
     /// From a channel's mapping; PID-3.1 where it maps no `patient_id`.
     pub fn of(channel: &Channel) -> OrderKeys {
-        let mapped = |name: &str| channel.mapping.iter().find(|m| m.name == name).map(|m| m.paths.clone());
-        let patient = mapped(PATIENT_ID).unwrap_or_else(|| vec![path("PID.1.3.1")]);
-        let every = |paths: &[FieldPath]| paths.iter().map(every_segment).collect();
-        OrderKeys {
-            survivors: every(&patient),
-            priors: match mapped(PRIOR_PATIENT_ID) {
-                Some(paths) => every(&paths),
-                None => patient.iter().map(prior_of).collect(),
-            },
-            patient,
-        }
+        let patient = patient_paths(channel);
+        let every = |paths: &[FieldPath]| paths.iter().map(|p| p.with_occurrence(Choice::Every)).collect();
+        // Where HL7 names no counterpart the merge will fail; until then it stands in the usual one's lane.
+        let prior = |path: &FieldPath| prior_of(path).unwrap_or_else(|| path_of("MRG.*.1.1"));
+        let priors = mapped_paths(channel, PRIOR_PATIENT_ID)
+            .unwrap_or_else(|| patient.iter().map(prior).collect::<Vec<_>>());
+        OrderKeys { survivors: every(&patient), priors: every(&priors), patient }
     }
 
     /// The keys of a message: its patient's; those of every patient of a merge; else its sender's.
@@ -88,29 +80,8 @@ fn keys_of_each(message: &Message<'_>, paths: &[FieldPath], hash: &TagKey) -> Ve
     (0..rows).filter_map(|n| patient_key(row(n), hash)).collect()
 }
 
-fn path(text: &str) -> FieldPath {
+fn path_of(text: &str) -> FieldPath {
     text.parse().expect("a path written here is right")
-}
-
-/// The same path in every segment of its name.
-fn every_segment(one: &FieldPath) -> FieldPath {
-    let text = one.to_string();
-    let mut parts: Vec<&str> = text.split('.').collect();
-    parts[1] = "*";
-    parts.join(".").parse().unwrap_or(*one)
-}
-
-/// Where the id merged away stands, by where the surviving one does: PID-3 → MRG-1, PID-2 → MRG-4, PID-4 → MRG-2,
-/// PID-18 → MRG-3 (HL7 v2.5.1, 3.4.9).
-fn prior_of(patient: &FieldPath) -> FieldPath {
-    let field = match (patient.segment(), patient.field()) {
-        ("PID", 2) => 4,
-        ("PID", 4) => 2,
-        ("PID", 18) => 3,
-        _ => 1,
-    };
-    let component = patient.component().map(|c| format!(".{c}")).unwrap_or_default();
-    path(&format!("MRG.*.{field}{component}"))
 }
 
 #[cfg(test)]

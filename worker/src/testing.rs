@@ -11,3 +11,14 @@ pub(crate) fn settings(lines: &str) -> WorkerSettings {
     let loaded = config::load(&file, &|_| true, Mode::Run).unwrap_or_else(|p| panic!("{p}"));
     loaded.config.worker_settings(&loaded.config.channels[0])
 }
+
+// Doubles of peers, shared with the tests of the whole server, which use the rest of them.
+#[allow(dead_code, reason = "see above")]
+#[path = "../../tests/support/dfapi.rs"]
+pub(crate) mod dfapi;
+#[allow(dead_code, reason = "see above")]
+#[path = "../../tests/support/http_server.rs"]
+pub(crate) mod http_server;
+#[allow(dead_code, reason = "see above")]
+#[path = "../../tests/support/solr.rs"]
+pub(crate) mod solr;

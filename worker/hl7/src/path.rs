@@ -62,6 +62,12 @@ impl FieldPath {
         FieldPath { subcomponent: Some(Subcomponent::Nth(subcomponent)), ..self }
     }
 
+    /// The same place in another segment of that name.
+    #[must_use]
+    pub fn with_occurrence(self, occurrence: Choice) -> FieldPath {
+        FieldPath { occurrence, ..self }
+    }
+
     /// The segment's name.
     pub fn segment(&self) -> &str {
         std::str::from_utf8(&self.segment).expect("a segment name is ASCII")
