@@ -137,8 +137,8 @@ impl ResendClient {
             Some(tls) => tls_client::connect(tls, server, stream, deadline),
             None => PeerStream::plain(stream).map_err(|error| plain(&error)),
         });
-        let stream = connected
-            .map_err(|why| Fault::down(format!("could not connect to {}: {why}", self.peer())))?;
+        let stream =
+            connected.map_err(|why| Fault::down(format!("could not connect to {}: {why}", self.peer())))?;
         let limits = Limits { stream_limit_bytes: ANSWER_BYTES_MAX, message_timeout_ms: 0 };
         Ok(Connection { stream, decoder: Decoder::new(limits), began: Instant::now(), fresh: true })
     }
@@ -251,11 +251,12 @@ impl Progress {
         }
     }
 
-    fn late(&self) -> Silence {
+    fn late(&self, in_frame: bool) -> Silence {
         Silence::Late(match self {
             Progress { interim: true, .. } => "it has only said that it received the message".to_owned(),
             Progress { foreign: 1.., .. } => "what it answered was for other messages".to_owned(),
-            Progress { bytes: 1.., .. } => "its answer was never ended".to_owned(),
+            Progress { bytes: 1.., .. } if in_frame => "its answer was never ended".to_owned(),
+            Progress { bytes: 1.., .. } => "what it sent is no MLLP frame".to_owned(),
             _ => "nothing came".to_owned(),
         })
     }
@@ -283,7 +284,7 @@ impl Connection {
             Err(error) if error.kind() == ErrorKind::TimedOut => {
                 self.decoder.tick(self.now_ms(), &mut events);
                 if events.is_empty() && Instant::now() >= deadline {
-                    return Err(progress.late());
+                    return Err(progress.late(self.decoder.in_frame()));
                 }
             }
             Err(error) => {

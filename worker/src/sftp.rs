@@ -73,7 +73,8 @@ impl SftpClient {
         id: MessageId,
         bytes: &[u8],
     ) -> Result<PutOutcome, Fault> {
-        let file = upload::NewFile { root: &self.settings.folder.path.clone(), below, stem, suffix, id, bytes };
+        let file =
+            upload::NewFile { root: &self.settings.folder.path.clone(), below, stem, suffix, id, bytes };
         let kept = self.session.is_some();
         let mut begun = false;
         match self.attempt(|session, left| upload::put(session, &file, left, &mut begun)) {
@@ -97,7 +98,10 @@ impl SftpClient {
             .attempt(|session, _| upload::probe(session, &root).map(|()| session.host_key.clone()))
             .map_err(|lost| self.fault(lost, root.clone(), ""))?;
         let user = &self.settings.folder.user;
-        Ok(format!("{} takes files from user {user:?} in {root:?}; its host key is {shown}", self.settings.peer()))
+        Ok(format!(
+            "{} takes files from user {user:?} in {root:?}; its host key is {shown}",
+            self.settings.peer()
+        ))
     }
 
     fn attempt<T>(
@@ -133,7 +137,9 @@ impl SftpClient {
                 match kind {
                     RefusalKind::Name => Fault::own(reason),
                     RefusalKind::Absent if !below.is_empty() => Fault::own(reason),
-                    RefusalKind::Absent | RefusalKind::Unsupported | RefusalKind::Other => Fault::down(reason),
+                    RefusalKind::Absent | RefusalKind::Unsupported | RefusalKind::Other => {
+                        Fault::down(reason)
+                    }
                 }
             }
         }
@@ -149,3 +155,6 @@ enum Lost {
     /// The server said no.
     Refused(Refusal),
 }
+
+#[cfg(test)]
+mod tests;

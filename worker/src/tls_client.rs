@@ -24,7 +24,12 @@ const HANDSHAKE_WAIT: Duration = Duration::from_millis(100);
 ///
 /// # Errors
 /// Why, without naming the peer.
-pub fn connect(tls: &ClientTls, server: &str, stream: TcpStream, deadline: Instant) -> Result<PeerStream, String> {
+pub fn connect(
+    tls: &ClientTls,
+    server: &str,
+    stream: TcpStream,
+    deadline: Instant,
+) -> Result<PeerStream, String> {
     let connector = connector(tls)?;
     stream.set_nonblocking(true).map_err(|error| plain(&error))?;
     let name = tls.verify_name.as_deref().unwrap_or(server);
@@ -89,10 +94,12 @@ fn words(error: &native_tls::Error) -> String {
             .downcast_ref::<openssl::ssl::Error>()
             .and_then(|error| error.ssl_error())
             .or_else(|| error.downcast_ref::<openssl::error::ErrorStack>());
-        if let Some(reason) = stack.and_then(|stack| stack.errors().first()).and_then(|first| first.reason()) {
+        if let Some(reason) = stack.and_then(|stack| stack.errors().first()).and_then(|first| first.reason())
+        {
             // native-tls appends OpenSSL's verdict on the certificate in brackets.
             let verdict = text.rsplit_once(" (").map_or("", |(_, verdict)| verdict.trim_end_matches(')'));
-            let verdict = if reason.contains("certificate verify") { format!(": {verdict}") } else { String::new() };
+            let verdict =
+                if reason.contains("certificate verify") { format!(": {verdict}") } else { String::new() };
             return format!("{reason}{verdict}");
         }
         source = error.source();

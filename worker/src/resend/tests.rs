@@ -102,9 +102,14 @@ fn the_code_decides() {
     for code in ["AE", "CE"] {
         let (told, port) = told(&ack(code, "M1", "ERR||PID^1|207^x^HL70357|E||||Muller died\r"));
         let reason = format!("resend peer \"127.0.0.1:{port}\" answered {code} with error 207");
-        assert_eq!(told, Err(Fault::Again { reason, target_down: false, wanted_us: None }), "no patient in a reason");
+        assert_eq!(
+            told,
+            Err(Fault::Again { reason, target_down: false, wanted_us: None }),
+            "no patient in a reason"
+        );
     }
-    for (code, more) in [("AE", "ERR||PID^1|103^x\r"), ("CE", "ERR|PID^1^3^101&x\r"), ("AR", ""), ("CR", "")] {
+    for (code, more) in [("AE", "ERR||PID^1|103^x\r"), ("CE", "ERR|PID^1^3^101&x\r"), ("AR", ""), ("CR", "")]
+    {
         let (told, port) = told(&ack(code, "M1", more));
         let Err(Fault::Failed(reason)) = told else { panic!("{code}: {told:?}") };
         assert!(reason.starts_with(&format!("resend peer \"127.0.0.1:{port}\" answered {code}")), "{reason}");
@@ -136,7 +141,7 @@ fn garbage_half_an_answer_and_none_are_tried_again() {
     let half = &ack("AA", "M1", "")[..30];
     for (answer, said) in [
         (&b"\x0bhello\x1c\r"[..], "its answer is no acknowledgment"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "nothing"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "what it sent is no MLLP frame"),
         (b"\x16\x03\x01\x02\x00", "it does not speak MLLP"),
         (half, "its answer was never ended"),
         (b"", "nothing came"),
@@ -280,7 +285,8 @@ fn a_fresh_connection_that_ends_without_an_answer_is_not_tried_twice() {
     assert!(reason(&fault).contains("closed the connection without an answer"), "{}", reason(&fault));
     peer.thread.join().unwrap();
     let fault = client.send(MESSAGE, b"M1", Encoding::Utf8).unwrap_err();
-    let expected = format!("could not connect to resend peer \"127.0.0.1:{}\": connection refused", peer.port);
+    let expected =
+        format!("could not connect to resend peer \"127.0.0.1:{}\": connection refused", peer.port);
     assert_eq!(fault, Fault::down(expected));
 }
 

@@ -50,7 +50,10 @@ pub fn known_hosts_path(folder: &RemoteFolder) -> Result<PathBuf, String> {
 ///
 /// # Errors
 /// A key that was asked for could not be read, or none of the usual ones is there.
-pub fn private_keys(folder: &RemoteFolder, password: Option<&SecretValue>) -> Result<Vec<PrivateKey>, String> {
+pub fn private_keys(
+    folder: &RemoteFolder,
+    password: Option<&SecretValue>,
+) -> Result<Vec<PrivateKey>, String> {
     if let Some(path) = &folder.key_file {
         let key = private_key(path.clone());
         return Ok(vec![key.map_err(|error| format!("could not read key_file {path:?}: {error}"))?]);

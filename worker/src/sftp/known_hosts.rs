@@ -112,8 +112,10 @@ impl Hosts {
                 hmac::verify(&key, name.as_bytes(), hash).is_ok()
             }
             Hosts::Patterns(patterns) => {
-                let negated = |p: &String| p.strip_prefix('!').is_some_and(|p| matches(p.as_bytes(), name.as_bytes()));
-                !patterns.iter().any(negated) && patterns.iter().any(|p| matches(p.as_bytes(), name.as_bytes()))
+                let negated =
+                    |p: &String| p.strip_prefix('!').is_some_and(|p| matches(p.as_bytes(), name.as_bytes()));
+                !patterns.iter().any(negated)
+                    && patterns.iter().any(|p| matches(p.as_bytes(), name.as_bytes()))
             }
         }
     }
@@ -210,7 +212,11 @@ mod tests {
 
     fn text(lines: &[(&str, &[u8])]) -> KnownHosts {
         let line = |(hosts, key): &(&str, &[u8])| {
-            format!("{hosts} {} {} someone@somewhere\n", kind(key).unwrap(), base64_simd::STANDARD.encode_to_string(key))
+            format!(
+                "{hosts} {} {} someone@somewhere\n",
+                kind(key).unwrap(),
+                base64_simd::STANDARD.encode_to_string(key)
+            )
         };
         KnownHosts::parse(&lines.iter().map(line).collect::<String>())
     }
@@ -232,7 +238,10 @@ mod tests {
         assert_eq!(known.verdict("pacs", 22, &ed(3)), Verdict::Known);
         assert_eq!(known.verdict("pacs", 22, &rsa), Verdict::Known);
         // A key of a type that is not on file is another key, not a first one.
-        assert_eq!(known.verdict("pacs", 22, &key("ecdsa-sha2-nistp256", &[1])), Verdict::Changed { line: 1 });
+        assert_eq!(
+            known.verdict("pacs", 22, &key("ecdsa-sha2-nistp256", &[1])),
+            Verdict::Changed { line: 1 }
+        );
     }
 
     #[test]

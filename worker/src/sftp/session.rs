@@ -203,9 +203,9 @@ impl Opening<'_> {
             .map_err(|e| format!("could not begin an SSH session with {}: {}", self.peer, words(&e)))?;
         let host_key = self.check_host_key(&session, &known, &path)?;
         self.log_in(&session, &private)?;
-        let sftp = session
-            .sftp()
-            .map_err(|e| format!("{} lets user {:?} in but gives no SFTP: {}", self.peer, folder.user, words(&e)))?;
+        let sftp = session.sftp().map_err(|e| {
+            format!("{} lets user {:?} in but gives no SFTP: {}", self.peer, folder.user, words(&e))
+        })?;
         let stream = guard.release();
         Ok(Session { sftp, session, stream, host_key, flushes: true, folder: None })
     }
@@ -218,7 +218,8 @@ impl Opening<'_> {
     ) -> Result<String, String> {
         let (server, port) = (&self.settings.folder.server, self.settings.folder.port);
         let (key, _) = session.host_key().ok_or_else(|| format!("{} shows no host key", self.peer))?;
-        let kind = known_hosts::kind(key).ok_or_else(|| format!("{} shows an unreadable host key", self.peer))?;
+        let kind =
+            known_hosts::kind(key).ok_or_else(|| format!("{} shows an unreadable host key", self.peer))?;
         let shown = format!("{kind} {}", known_hosts::fingerprint(key));
         let peer = &self.peer;
         match known.verdict(server, port, key) {
@@ -268,11 +269,13 @@ impl Opening<'_> {
 
     fn key_refused(&self, key: &keys::PrivateKey, error: &ssh2::Error) -> Result<String, String> {
         match error.code() {
-            ErrorCode::Session(FILE | KEYFILE_AUTH_FAILED) => Ok(match (key.encrypted, &self.settings.passphrase) {
-                (true, None) => "it needs a passphrase and none is set".to_owned(),
-                (true, Some(_)) => "the passphrase does not open it".to_owned(),
-                (false, _) => "it cannot be read as a private key".to_owned(),
-            }),
+            ErrorCode::Session(FILE | KEYFILE_AUTH_FAILED) => {
+                Ok(match (key.encrypted, &self.settings.passphrase) {
+                    (true, None) => "it needs a passphrase and none is set".to_owned(),
+                    (true, Some(_)) => "the passphrase does not open it".to_owned(),
+                    (false, _) => "it cannot be read as a private key".to_owned(),
+                })
+            }
             _ => self.refused(error),
         }
     }

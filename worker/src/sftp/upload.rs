@@ -278,7 +278,8 @@ fn make_folder(session: &mut Session, folder: &str) -> Result<(), Trouble> {
         path = path.trim_end_matches('/').rsplit_once('/').map_or("", |(parent, _)| parent);
     }
     for path in missing.into_iter().rev() {
-        let made = session.sftp().mkdir(Path::new(path), FOLDER_MODE).map_err(|error| session.trouble(&error));
+        let made =
+            session.sftp().mkdir(Path::new(path), FOLDER_MODE).map_err(|error| session.trouble(&error));
         match made {
             Ok(()) => {}
             // Another thread may have been faster.
