@@ -6,7 +6,7 @@
 //! next attempt of the same message writes anew.
 
 use crate::folders::{Folder, Folders, folder_path};
-use crate::names::with_message_id;
+use crate::names::candidates;
 use journal::MessageId;
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
@@ -22,8 +22,6 @@ const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
 const SINGLE_FLUSHES_MAX: usize = 3;
 /// Files of a batch that are kept open until all are flushed together; further ones are flushed at once.
 const OPEN_FILES_MAX: usize = 256;
-/// Names tried for one file: its own, with the message id, then with a number.
-const NAMES_MAX: usize = 10;
 
 /// Why a file could not be written. Every such fault may pass.
 #[derive(Clone, Debug, PartialEq)]
@@ -238,13 +236,7 @@ impl StagedFile {
     /// Under its own name, or one with the message id where that is taken by other bytes. The same bytes under the name
     /// are this file, written by an attempt that did not live to say so.
     fn put_in_place(&mut self) -> std::io::Result<String> {
-        for attempt in 0..NAMES_MAX {
-            let stem = match attempt {
-                0 => self.stem.clone(),
-                1 => with_message_id(&self.stem, self.id),
-                n => format!("{}_{n}", with_message_id(&self.stem, self.id)),
-            };
-            let name = format!("{stem}{}", self.suffix);
+        for name in candidates(&self.stem.clone(), &self.suffix.clone(), self.id) {
             match rename_noreplace(&self.folder, &self.temporary, &name) {
                 Ok(()) => return Ok(name),
                 Err(Errno::EXIST) => {}

@@ -13,51 +13,50 @@ mod awaiting;
 mod batch_answers;
 mod clock;
 mod committer;
+mod connect;
 mod connections;
 mod counters;
 mod delivery;
 mod desk;
-#[allow(dead_code, reason = "the steps that use it come next")]
 mod dfapi;
 mod dispatcher;
 mod duplicates;
 mod extract;
 mod failed;
-#[allow(dead_code, reason = "the steps that use it come next")]
 mod fault;
 mod files;
 mod flags;
 mod folders;
-#[allow(dead_code, reason = "the steps that use it come next")]
 mod http;
 mod inbox;
 mod intake;
-#[allow(dead_code, reason = "the steps that use it come next")]
 mod merges;
 mod names;
 mod order;
 mod order_key;
+mod peer_stream;
 mod peers;
 pub mod plan;
 mod quarantine;
 mod rate_limit;
 mod reactor;
 mod recovery;
+mod resend;
 mod retry;
 mod returned;
 mod room;
 mod session;
+mod sftp;
 mod signals;
-#[allow(dead_code, unused_imports, reason = "the steps that use it come next")]
 mod solr;
 mod start;
 mod started;
 mod step;
 mod strikes;
-#[allow(dead_code, reason = "the steps that use it come next")]
 mod task;
 #[cfg(test)]
 mod testing;
+mod tls_client;
 mod transport;
 pub mod trial;
 

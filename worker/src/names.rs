@@ -59,6 +59,19 @@ impl NameParts {
     }
 }
 
+/// Names tried for one file.
+pub const NAMES_MAX: usize = 10;
+
+/// The names of a file in the order they are tried: its own; with the message id, where that is taken by other bytes;
+/// with a number too. From the message alone, so that a retry finds what it wrote.
+pub fn candidates(stem: &str, suffix: &str, id: MessageId) -> impl Iterator<Item = String> {
+    (0..NAMES_MAX).map(move |n| match n {
+        0 => format!("{stem}{suffix}"),
+        1 => format!("{}{suffix}", with_message_id(stem, id)),
+        n => format!("{}_{n}{suffix}", with_message_id(stem, id)),
+    })
+}
+
 /// The name a file gets when its own is taken by another message's.
 pub fn with_message_id(stem: &str, id: MessageId) -> String {
     format!("{stem}_{id}")

@@ -4,6 +4,10 @@
 pub mod archive;
 pub mod attachment;
 pub mod drop_folder;
+#[allow(dead_code, reason = "until the remote steps are wired")]
+pub mod remote_drop;
+#[allow(dead_code, reason = "until the remote steps are wired")]
+pub mod resend;
 pub mod stamp;
 
 use crate::dispatcher::StepEnd;
