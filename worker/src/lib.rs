@@ -45,6 +45,7 @@ mod step;
 mod strikes;
 #[cfg(test)]
 mod testing;
+pub mod tls;
 mod transport;
 pub mod trial;
 
