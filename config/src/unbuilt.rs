@@ -31,7 +31,6 @@ pub(crate) fn of_service(raw: &Service) -> Vec<Unbuilt> {
 pub(crate) fn of_channel(raw: &Channel) -> Vec<Unbuilt> {
     let mut found = Vec::new();
     // Receiving.
-    set(&mut found, "MLLP over TLS", given(&raw.tls));
     set(&mut found, "pruning of failed and quarantined messages", given(&raw.retention_days));
     // Attachments and files.
     if let Some(at) = raw.local_archive.given()

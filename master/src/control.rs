@@ -85,6 +85,8 @@ pub enum ChangeAction {
     Replace,
     /// Its worker, if it has one, runs on.
     Keep,
+    /// Its worker runs on, with certificates that have changed.
+    Renew,
 }
 
 impl fmt::Display for ChangeAction {
@@ -94,6 +96,7 @@ impl fmt::Display for ChangeAction {
             Self::Stop => "stopped",
             Self::Replace => "replaced",
             Self::Keep => "kept",
+            Self::Renew => "kept, with its certificates as they are now",
         })
     }
 }
@@ -152,7 +155,7 @@ pub enum ChannelState {
     Killed,
     /// Its worker died; the next one comes.
     Backoff,
-    /// Its worker found its configuration wrong: not again until a reload.
+    /// Its worker found its configuration wrong, or its certificates cannot be used: not again until a reload.
     Disabled,
     /// It sets something that is not built yet.
     Notbuilt,

@@ -7,6 +7,7 @@
 //! One thread, which blocks on nothing but its poll. [`supervisor`] decides, purely; [`server`] does.
 
 pub mod control;
+pub mod files;
 mod listen;
 mod lock;
 mod notify;
@@ -30,6 +31,9 @@ const EXIT_TEMPORARY: u8 = 75;
 /// Exit status: the configuration is wrong.
 const EXIT_CONFIGURATION: u8 = 78;
 
+/// Checks the files of a channel's TLS; a warning, or why they cannot be used.
+pub type CheckTls = fn(&config::Tls, &link::Files) -> Result<Option<String>, String>;
+
 /// How the master runs.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -40,6 +44,9 @@ pub struct Options {
     /// Follows `log_format` (JSON?) and `debug_mode` of a configuration that comes into force: at the start, and at each
     /// reload.
     pub follow_log: fn(json: bool, debug: bool),
+    /// Checks the files of a channel's TLS before a worker is given them: a warning, or why they cannot be used. The
+    /// master itself knows no TLS.
+    pub check_tls: CheckTls,
     /// What workers log, in the syntax of `RUST_LOG`, instead of what `debug_mode` says; their environment is empty.
     pub worker_log: Option<String>,
 }

@@ -104,7 +104,7 @@ impl Server {
         }
         let signals = Signals::open().map_err(|e| temporary("take signals", e))?;
         raise_descriptor_limit();
-        let wanted = Wanted::load(&options.config_path)
+        let wanted = Wanted::load(&options.config_path, options.check_tls)
             .map_err(|lines| StartFault { status: EXIT_CONFIGURATION, lines })?;
         wanted.follow_log(options.follow_log);
         let service = &wanted.config.service;
@@ -146,6 +146,9 @@ impl Server {
             server.options.config_path.display(),
             requests::version_of(&server.wanted)
         );
+        for (channel, problems) in &server.wanted.unusable {
+            problems.iter().for_each(|problem| log::error!("{channel}: not started: {problem}"));
+        }
         server.put_in_force(changes);
         server.notify.ready();
         Ok(Some(server))

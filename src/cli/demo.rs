@@ -164,7 +164,7 @@ fn send(out: &mut impl Write, sent: &Sent, port: u16) -> Outcome {
         output::size(sent.message.len() as u64),
         sent.channel
     )?;
-    let answer = Client::connect(&format!("127.0.0.1:{port}"), TIMEOUT)
+    let answer = Client::connect(&format!("127.0.0.1:{port}"), None, TIMEOUT)
         .and_then(|mut client| client.exchange(sent.message))
         .map_err(|error| failed(output::plain(&error)))?;
     for segment in String::from_utf8_lossy(&answer).split('\r').filter(|segment| !segment.is_empty()) {

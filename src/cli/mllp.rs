@@ -1,5 +1,6 @@
 //! The sending side of MLLP for `send`, `bench` and `demo`: one connection, blocking, a deadline on every wait.
 
+use super::tls;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
@@ -16,19 +17,53 @@ const ANSWER_BYTES_MAX: usize = 1 << 20;
 
 /// A connection to an MLLP server.
 pub(super) struct Client {
-    stream: TcpStream,
+    stream: Stream,
     answers: Answers,
     timeout: Duration,
 }
 
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<tls::Stream>),
+}
+
+impl Stream {
+    fn socket(&self) -> &TcpStream {
+        match self {
+            Stream::Plain(socket) => socket,
+            Stream::Tls(tls) => &tls.sock,
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Stream::Plain(socket) => socket.read(buffer),
+            Stream::Tls(tls) => tls.read(buffer).map_err(tls::in_words),
+        }
+    }
+
+    fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Stream::Plain(socket) => socket.write_all(bytes),
+            Stream::Tls(tls) => tls.write_all(bytes).and_then(|()| tls.flush()).map_err(tls::in_words),
+        }
+    }
+}
+
 impl Client {
-    /// Connects to the first address of `to` that answers in time.
-    pub(super) fn connect(to: &str, timeout: Duration) -> io::Result<Client> {
+    /// Connects to the first address of `to` that answers in time, over TLS where there is a connector.
+    pub(super) fn connect(to: &str, tls: Option<&tls::Connector>, timeout: Duration) -> io::Result<Client> {
         let mut last = io::Error::new(ErrorKind::NotFound, "the name has no address");
         for address in to.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, timeout) {
-                Ok(stream) => {
-                    stream.set_nodelay(true)?;
+                Ok(socket) => {
+                    socket.set_nodelay(true)?;
+                    socket.set_read_timeout(Some(timeout))?;
+                    socket.set_write_timeout(Some(timeout))?;
+                    let stream = match tls {
+                        None => Stream::Plain(socket),
+                        Some(tls) => Stream::Tls(Box::new(tls.connect(socket).map_err(timed_out)?)),
+                    };
                     return Ok(Client { stream, answers: Answers::default(), timeout });
                 }
                 Err(error) => last = error,
@@ -45,7 +80,7 @@ impl Client {
 
     /// Sends one message in a frame, in one write where the socket's buffer has room for it.
     pub(super) fn send(&mut self, message: &[u8]) -> io::Result<()> {
-        self.stream.set_write_timeout(Some(self.timeout))?;
+        self.stream.socket().set_write_timeout(Some(self.timeout))?;
         self.stream.write_all(&framed(message)).map_err(timed_out)
     }
 
@@ -61,7 +96,7 @@ impl Client {
             if left.is_zero() {
                 return Err(io::Error::new(ErrorKind::TimedOut, "time is up"));
             }
-            self.stream.set_read_timeout(Some(left))?;
+            self.stream.socket().set_read_timeout(Some(left))?;
             match self.stream.read(&mut chunk) {
                 Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "the connection was closed")),
                 Ok(n) => self.answers.feed(&chunk[..n])?,

@@ -17,6 +17,7 @@ mod server;
 mod show;
 mod stamp;
 mod status;
+mod tls;
 mod try_message;
 
 use clap::{Parser, Subcommand};

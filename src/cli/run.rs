@@ -17,6 +17,7 @@ pub(super) fn run(config: &Path, _arguments: &Arguments) -> ExitCode {
         config_path: config.to_path_buf(),
         journald,
         follow_log: crate::logging::adopt,
+        check_tls: worker::tls::check,
         worker_log: std::env::var("RUST_LOG").ok(),
     };
     ExitCode::from(master::run(options))

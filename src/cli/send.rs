@@ -1,7 +1,7 @@
 //! `send`: an MLLP client, to try a channel or to send again what a sender has lost.
 
 use super::mllp::Client;
-use super::{Fail, Outcome, hl7_file, output};
+use super::{Fail, Outcome, hl7_file, output, tls};
 use hl7::header::Header;
 use std::io::{self, IsTerminal, Write};
 use std::path::PathBuf;
@@ -33,6 +33,8 @@ pub(super) struct Arguments {
     /// Seconds to wait for each connection and answer
     #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     timeout: u64,
+    #[command(flatten)]
+    tls: tls::TlsArguments,
     /// Print one JSON object a message
     #[arg(long)]
     json: bool,
@@ -47,6 +49,7 @@ struct Message {
 /// What all connections share.
 struct Job<'a> {
     arguments: &'a Arguments,
+    tls: Option<tls::Connector>,
     messages: Vec<Message>,
     next: AtomicU64,
     start: Instant,
@@ -75,8 +78,14 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     if messages.is_empty() {
         return Err(Fail::Failed("the files hold no message".to_owned()));
     }
-    let job =
-        Job { arguments, messages, next: AtomicU64::new(0), start: Instant::now(), tally: Mutex::default() };
+    let job = Job {
+        arguments,
+        tls: tls::Connector::of(&arguments.tls, &arguments.to)?,
+        messages,
+        next: AtomicU64::new(0),
+        start: Instant::now(),
+        tally: Mutex::default(),
+    };
     std::thread::scope(|scope| {
         for _ in 0..arguments.connections {
             scope.spawn(|| job.work());
@@ -117,12 +126,32 @@ impl Job<'_> {
                 usize::try_from(number % self.messages.len() as u64).expect("below the number of messages");
             let message = &self.messages[at];
             let start = Instant::now();
-            let answer = exchange(&mut client, &self.arguments.to, &message.bytes, timeout);
+            let answer = self.exchange(&mut client, &message.bytes, timeout);
             if answer.is_err() {
                 client = None;
             }
             self.report(message, answer, start.elapsed());
         }
+    }
+
+    fn exchange(
+        &self,
+        client: &mut Option<Client>,
+        message: &[u8],
+        timeout: Duration,
+    ) -> Result<Vec<u8>, String> {
+        let to = &self.arguments.to;
+        let connected = match client {
+            Some(client) => client,
+            None => {
+                let new = Client::connect(to, self.tls.as_ref(), timeout)
+                    .map_err(|error| format!("could not connect to \"{to}\": {}", output::plain(&error)))?;
+                client.insert(new)
+            }
+        };
+        connected
+            .exchange(message)
+            .map_err(|error| format!("no answer from \"{to}\": {}", output::plain(&error)))
     }
 
     fn wait_for_turn(&self, number: u64) {
@@ -161,23 +190,6 @@ impl Job<'_> {
         };
         tally.output_closed |= written.is_err();
     }
-}
-
-fn exchange(
-    client: &mut Option<Client>,
-    to: &str,
-    message: &[u8],
-    timeout: Duration,
-) -> Result<Vec<u8>, String> {
-    let connected = match client {
-        Some(client) => client,
-        None => {
-            let new = Client::connect(to, timeout)
-                .map_err(|error| format!("could not connect to \"{to}\": {}", output::plain(&error)))?;
-            client.insert(new)
-        }
-    };
-    connected.exchange(message).map_err(|error| format!("no answer from \"{to}\": {}", output::plain(&error)))
 }
 
 /// One line of what is printed.

@@ -105,6 +105,11 @@ pub(super) fn table(status: &ServerStatus, out: &mut impl Write) -> io::Result<(
         if channel.status.closed_for_room {
             writeln!(out, "{}: closed for want of room on the disk", channel.name)?;
         }
+        if let Some(expires_s) = channel.status.certificate_expires
+            && days_until(expires_s) < EXPIRES_SOON_DAYS
+        {
+            writeln!(out, "{}: its certificate {}", channel.name, expiry(expires_s))?;
+        }
     }
     Ok(())
 }
@@ -136,6 +141,7 @@ fn print_channel(channel: &ChannelStatus, peers: &[Peer], json: bool) -> Outcome
         ("pid", channel.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())),
         ("restarts", grouped(channel.restarts)),
         ("problem", channel.problem.clone().unwrap_or_default()),
+        ("certificate", counted.certificate_expires.map(expiry).unwrap_or_default()),
         ("connections", grouped(counted.connections)),
         ("received", format!("{} ({})", grouped(counted.received), output::size(counted.bytes_in))),
         ("accepted", grouped(counted.accepted)),
@@ -158,24 +164,52 @@ fn print_channel(channel: &ChannelStatus, peers: &[Peer], json: bool) -> Outcome
         writeln!(out, "{name:<22} {}", crate::logging::escape_controls(value))?;
     }
     writeln!(out)?;
-    let mut table = Table::new(&[
+    let mut columns = vec![
         ("PEER", Align::Left),
         ("CONNECTED", Align::Left),
         ("MESSAGES", Align::Right),
         ("LAST MESSAGE", Align::Left),
         ("FRAMING", Align::Left),
-    ]);
+    ];
+    let over_tls = counted.certificate_expires.is_some();
+    if over_tls {
+        columns.extend([("TLS", Align::Left), ("CERTIFICATE OF", Align::Left)]);
+    }
+    let mut table = Table::new(&columns);
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
     for peer in peers {
-        table.row(vec![
+        let mut row = vec![
             peer.address.clone(),
             local_time(peer.connected_us),
             grouped(peer.messages),
             peer.last_message_us.map_or_else(|| "-".to_owned(), local_time),
             counters(&peer.framing),
-        ]);
+        ];
+        if over_tls {
+            row.extend([or_dash(&peer.tls), or_dash(&peer.tls_name)]);
+        }
+        table.row(row);
     }
     table.print(&mut out)?;
     Ok(())
+}
+
+/// A certificate that expires sooner is pointed out in the table.
+const EXPIRES_SOON_DAYS: i64 = 30;
+
+fn days_until(expires_s: i64) -> i64 {
+    let now_s = jiff::Timestamp::now().as_second();
+    expires_s.saturating_sub(now_s).div_euclid(86_400)
+}
+
+/// `expires 2027-01-31 12:00:00 (in 61 days)`.
+fn expiry(expires_s: i64) -> String {
+    let at = local_time(expires_s.saturating_mul(1_000_000));
+    match days_until(expires_s) {
+        ..0 => format!("expired {at}"),
+        0 => format!("expires {at} (today)"),
+        days => format!("expires {at} (in {days} days)"),
+    }
 }
 
 /// `101: 1, 207: 3`, without what was never counted; a dash for none.

@@ -18,8 +18,31 @@ pub enum Reply {
 
 /// A sender's connection.
 pub struct Peer {
-    stream: TcpStream,
+    stream: Box<dyn Wire>,
     heard: Vec<u8>,
+}
+
+/// Bytes to and from the server, plain or over TLS.
+trait Wire: Read + Write + Send {
+    fn socket(&self) -> &TcpStream;
+    /// Says in TLS that no more will be sent.
+    fn notify(&mut self) {}
+}
+
+impl Wire for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Wire for native_tls::TlsStream<TcpStream> {
+    fn socket(&self) -> &TcpStream {
+        self.get_ref()
+    }
+
+    fn notify(&mut self) {
+        self.shutdown().expect("the server reads");
+    }
 }
 
 /// A body in its envelope.
@@ -63,17 +86,39 @@ impl Peer {
     fn over(stream: TcpStream) -> io::Result<Peer> {
         stream.set_nodelay(true)?;
         stream.set_write_timeout(Some(Duration::from_secs(30)))?;
-        Ok(Peer { stream, heard: Vec::new() })
+        Ok(Peer { stream: Box::new(stream), heard: Vec::new() })
+    }
+
+    /// Connects over TLS (OpenSSL's), by the name `localhost`.
+    pub fn try_connect_over(port: u16, tls: &native_tls::TlsConnector) -> Result<Peer, String> {
+        Peer::try_connect_shown(port, tls).map(|(peer, _)| peer)
+    }
+
+    /// The same, with the certificate that the server showed.
+    pub fn try_connect_shown(port: u16, tls: &native_tls::TlsConnector) -> Result<(Peer, Vec<u8>), String> {
+        let socket = TcpStream::connect(("127.0.0.1", port)).map_err(|e| e.to_string())?;
+        socket.set_nodelay(true).map_err(|e| e.to_string())?;
+        socket.set_read_timeout(Some(super::PATIENCE)).map_err(|e| e.to_string())?;
+        socket.set_write_timeout(Some(super::PATIENCE)).map_err(|e| e.to_string())?;
+        let stream = tls.connect("localhost", socket).map_err(|e| e.to_string())?;
+        let shown = stream.peer_certificate().map_err(|e| e.to_string())?.ok_or("no certificate")?;
+        let shown = shown.to_der().map_err(|e| e.to_string())?;
+        Ok((Peer { stream: Box::new(stream), heard: Vec::new() }, shown))
+    }
+
+    /// No more will be sent, says TLS; answers are still read.
+    pub fn end_tls(&mut self) {
+        self.stream.notify();
     }
 
     /// How long [`Peer::send_raw`] may wait for the server to read.
     pub fn patient_for(&self, time: Duration) {
-        self.stream.set_write_timeout(Some(time)).expect("a socket takes a timeout");
+        self.stream.socket().set_write_timeout(Some(time)).expect("a socket takes a timeout");
     }
 
     /// This side's address and port, as the server lists it.
     pub fn address(&self) -> SocketAddr {
-        self.stream.local_addr().expect("a connected socket has an address")
+        self.stream.socket().local_addr().expect("a connected socket has an address")
     }
 
     /// Sends bytes as they are.
@@ -103,7 +148,7 @@ impl Peer {
             if left.is_zero() {
                 return Reply::Silence;
             }
-            self.stream.set_read_timeout(Some(left)).expect("a socket takes a timeout");
+            self.stream.socket().set_read_timeout(Some(left)).expect("a socket takes a timeout");
             match self.stream.read(&mut chunk) {
                 Ok(0) => return self.closed(),
                 Ok(count) => self.heard.extend_from_slice(&chunk[..count]),
@@ -141,12 +186,12 @@ impl Peer {
 
     /// No more will be sent; answers are still read.
     pub fn half_close(&self) {
-        self.stream.shutdown(Shutdown::Write).expect("an open socket can be half closed");
+        self.stream.socket().shutdown(Shutdown::Write).expect("an open socket can be half closed");
     }
 
     /// The same, where the server may have closed the connection already.
     pub fn try_half_close(&self) {
-        let _ = self.stream.shutdown(Shutdown::Write);
+        let _ = self.stream.socket().shutdown(Shutdown::Write);
     }
 
     /// Fails unless the server closes the connection within `limit` without an answer.

@@ -33,15 +33,23 @@ pub struct Connection {
     pub lingers_until_ms: Option<u64>,
     /// When the session wants to be told the time.
     pub deadline_ms: Option<u64>,
+    /// When its TLS handshake must be done; `None` once it is, and in plain text.
+    pub handshake_until_ms: Option<u64>,
     /// Bytes it held when last counted.
     pub counted_bytes: usize,
 }
 
 impl Connection {
-    /// When the session wants to be told the time; not while bytes of the peer lie unread because we do not read, for
+    /// When the session wants to be told the time, or the handshake must be done; not while bytes of the peer lie unread because we do not read, for
     /// then its silence is none.
     pub fn watched_deadline_ms(&self) -> Option<u64> {
-        self.deadline_ms.filter(|_| !self.readable || self.session.is_unread())
+        let next = [self.deadline_ms, self.handshake_until_ms].into_iter().flatten().min();
+        next.filter(|_| !self.readable || self.session.is_unread())
+    }
+
+    /// Whether the peer has taken too long for its handshake.
+    pub fn is_handshake_overdue(&self, now_ms: u64) -> bool {
+        !self.readable && self.handshake_until_ms.is_some_and(|until| until <= now_ms)
     }
 }
 

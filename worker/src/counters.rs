@@ -23,6 +23,8 @@ pub struct Counters {
     pub inbound_acknowledgments: AtomicU64,
     /// Connections that were not taken.
     pub refused_connections: AtomicU64,
+    /// TLS connections that came to nothing.
+    pub tls_failed: AtomicU64,
     /// Bytes read from peers.
     pub bytes_in: AtomicU64,
     /// Attachments delivered without their stamp.
@@ -52,6 +54,7 @@ impl Counters {
             duplicates: zero(),
             inbound_acknowledgments: zero(),
             refused_connections: zero(),
+            tls_failed: zero(),
             bytes_in: zero(),
             unstamped: zero(),
             delivered: zero(),
@@ -120,6 +123,7 @@ impl Counters {
                 .chain([
                     ("inbound_acknowledgment".to_owned(), of(&self.inbound_acknowledgments)),
                     ("connection_refused".to_owned(), of(&self.refused_connections)),
+                    ("tls_failed".to_owned(), of(&self.tls_failed)),
                 ])
                 .filter(|(_, n)| *n > 0)
                 .collect(),

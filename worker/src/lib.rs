@@ -56,6 +56,7 @@ mod strikes;
 mod task;
 #[cfg(test)]
 mod testing;
+pub mod tls;
 mod tls_client;
 mod transport;
 pub mod trial;

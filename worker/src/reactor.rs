@@ -8,6 +8,7 @@
 mod answering;
 mod master;
 mod reading;
+mod secured;
 
 use crate::awaiting::Awaiting;
 use crate::batch_answers::BatchAnswers;
@@ -22,6 +23,7 @@ use crate::intake::Intake;
 use crate::plan::Plan;
 use crate::rate_limit::RateLimit;
 use crate::signals::Signals;
+use crate::tls::Acceptor;
 use config::WorkerSettings;
 use crossbeam_channel::Sender;
 use hl7::mllp::{Deviation, Event};
@@ -77,6 +79,8 @@ pub struct Reactor {
     pub inbox: Arc<Inbox>,
     /// The listening socket; `None` once draining.
     pub listener: Option<TcpListener>,
+    /// What TLS connections are taken by; `None` where they are plain.
+    pub tls: Option<Acceptor>,
     /// The master.
     pub link: WorkerEnd,
     /// Signals.
@@ -134,6 +138,7 @@ struct Turn<'r> {
     oldest_us: Option<i64>,
     deviations_log: RateLimit<Deviation>,
     denied_log: RateLimit<Denied>,
+    tls_log: RateLimit<&'static str>,
 }
 
 #[derive(Clone, Copy)]
@@ -178,6 +183,7 @@ impl Reactor {
             oldest_us: None,
             deviations_log: RateLimit::default(),
             denied_log: RateLimit::default(),
+            tls_log: RateLimit::default(),
             r: &mut self,
         };
         turn.look_for_room();
@@ -272,6 +278,8 @@ impl Turn<'_> {
             let Some(connection) = self.connections.get(at) else { continue };
             if over(connection) {
                 self.close(at);
+            } else if connection.is_handshake_overdue(now_ms) {
+                self.handshake_overdue(at, now_ms);
             } else {
                 connection.session.tick(now_ms, idle_timeout_ms, connection.readable, &mut events);
                 self.apply(at, &mut events, now_ms);

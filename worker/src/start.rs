@@ -14,6 +14,7 @@ use crate::quarantine::Quarantine;
 use crate::reactor::{Drained, Reactor, WAKER};
 use crate::recovery::{self, Recovered};
 use crate::signals::Signals;
+use crate::tls::Acceptor;
 use config::{AckMode, LogFormat, WorkerSettings};
 use crossbeam_channel::bounded;
 use journal::MessageId;
@@ -151,6 +152,7 @@ struct Worker {
 /// The event loop without its link.
 struct ReactorParts {
     listener: TcpListener,
+    tls: Option<Acceptor>,
     poll: mio::Poll,
     inbox: Arc<Inbox>,
     signals: Signals,
@@ -173,6 +175,8 @@ impl Worker {
         })?;
         let listener = TcpListener::from(listener);
         listener.set_nonblocking(true)?;
+        let tls = settings.channel.tls.as_ref().map(|tls| Acceptor::new(tls, &start.files)).transpose();
+        let tls = tls.map_err(|reason| StartFault { reason, status: EXIT_CONFIGURATION })?;
         let slots = SlotTable::attach(table)?.slots(start.slot_owner);
         let signals = Signals::block()?;
         let clock = Clock::start();
@@ -236,6 +240,7 @@ impl Worker {
             },
             reactor: ReactorParts {
                 listener,
+                tls,
                 poll,
                 inbox,
                 signals,
@@ -279,6 +284,7 @@ impl Worker {
             poll: parts.poll,
             inbox: parts.inbox,
             listener: Some(mio::net::TcpListener::from_std(parts.listener)),
+            tls: parts.tls,
             link,
             signals: parts.signals,
             intake: parts.intake,

@@ -299,7 +299,6 @@ solr_servers: [{name: s}]
 dfapi: {}
 ";
     let keys = "\
-tls: {certificate: /c, key: /k}
 retention_days: {failed: 1}
 local_archive: {path: /a, retention_days: 3}
 drop_folders: {far: {remote: true, path: /a, server: s, user: u}}
@@ -322,7 +321,6 @@ resend: {server: s, port: 1}
     assert_eq!(
         of(Some("a")),
         [
-            "tls",
             "retention_days",
             "local_archive.retention_days",
             "drop_folders.far.remote",
@@ -336,7 +334,8 @@ resend: {server: s, port: 1}
         ]
     );
     assert!(missing[5].problem.to_string().ends_with(
-        ":11:8: channels[1].tls: not built yet: MLLP over TLS; take it out or wait for a later version"
+        ":11:19: channels[1].retention_days: not built yet: pruning of failed and quarantined messages; take it out or \
+         wait for a later version"
     ));
     assert!(missing.iter().all(|m| m.problem.line > 0));
 }
@@ -366,6 +365,7 @@ mapping: {a: PID.1.3}
 mapping_ignore: [a]
 custom_regex: {a: x}
 attachment_field: OBX.*.5
+tls: {certificate: /c, key: /k, client_ca: /ca, client_names: [x]}
 archive_first: true
 local_archive: {path: /a, attachment: /b}
 drop_folders: {a: {path: /c}}

@@ -17,7 +17,7 @@ mod slots;
 mod socket;
 
 pub use histogram::Histogram;
-pub use order::{Death, Order, Question, SecretValue, Selection, Start};
+pub use order::{Death, Files, Order, Question, SecretValue, Selection, Start};
 pub use report::{Answer, PEERS_MAX, Peer, QUEUE_MAX, Report, Status, Waiting};
 pub use slots::{SLOTS_MAX, SlotGuard, SlotTable, Slots};
 pub use socket::{Endpoint, LinkError, MasterEnd, WorkerEnd, stdin_is_link};

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 
 /// From the master to a worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -14,6 +15,9 @@ pub enum Order {
         /// After that long the master kills.
         timeout_ms: u64,
     },
+    /// These files have other contents than those that came with the start, or with the last order of this kind; the
+    /// settings are the same. New connections go by them, those that are there stay as they are.
+    Files(Files),
     /// Write a status line into the log.
     LogStatus,
     /// Answer with [`Report::Answer`](crate::Report::Answer) and this id.
@@ -32,6 +36,8 @@ pub struct Start {
     pub settings: String,
     /// The values of the secrets that the settings name, and no others.
     pub secrets: BTreeMap<String, SecretValue>,
+    /// The contents of the files that the settings name and that a worker cannot open for itself.
+    pub files: Files,
     /// The worker's owner number in the slot table; never that of another worker of this master.
     pub slot_owner: u32,
     /// Standard error goes to the journal of systemd: lines carry its priority prefix (`<6>`).
@@ -42,6 +48,11 @@ pub struct Start {
     /// that are found started.
     pub predecessor: Option<Death>,
 }
+
+/// Certificates, keys: path as in the settings → contents. Contents, and no open descriptors: the master has checked them
+/// together, and what a worker gets cannot change between the check and the use. Keys are among them, so all of them are
+/// handled as secrets.
+pub type Files = BTreeMap<PathBuf, SecretValue>;
 
 /// How a worker ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,6 +138,7 @@ mod tests {
         let start = Start {
             settings: String::new(),
             secrets: [("DB".to_owned(), SecretValue::new("hunter2".to_owned()))].into(),
+            files: [("/key.pem".into(), SecretValue::new("hunter2".to_owned()))].into(),
             slot_owner: 1,
             journald: false,
             log_level: "info".to_owned(),

@@ -85,6 +85,8 @@ pub struct Status {
     pub ack_seconds: Histogram,
     /// From acceptance to done.
     pub delivery_seconds: Histogram,
+    /// When the certificate that the channel shows its peers expires, in seconds since 1970; `None` without TLS.
+    pub certificate_expires: Option<i64>,
     /// The channel reads nothing at the moment, for want of room on the disk.
     pub closed_for_room: bool,
 }
@@ -141,6 +143,12 @@ pub struct Peer {
     pub last_message_us: Option<i64>,
     /// Its framing deviations, by their code.
     pub framing: BTreeMap<String, u64>,
+    /// The version of TLS it speaks; `None` for plain text, and until the handshake is done.
+    #[serde(default)]
+    pub tls: Option<String>,
+    /// The name in the certificate that it showed.
+    #[serde(default)]
+    pub tls_name: Option<String>,
 }
 
 impl Report {
@@ -191,6 +199,9 @@ impl Answer {
                 for peer in peers {
                     clean(&mut peer.address, NAME_BYTES_MAX);
                     bound_counters(&mut peer.framing);
+                    for text in peer.tls.iter_mut().chain(&mut peer.tls_name) {
+                        clean(text, NAME_BYTES_MAX);
+                    }
                 }
             }
             Self::Error(reason) => clean(reason, TEXT_BYTES_MAX),
@@ -255,7 +266,14 @@ mod tests {
             until_us: Some(i64::MIN),
             reason: text.clone(),
         };
-        let peer = Peer { address: text, connected_us: i64::MIN, messages: u64::MAX, ..Peer::default() };
+        let peer = Peer {
+            address: text.clone(),
+            connected_us: i64::MIN,
+            messages: u64::MAX,
+            tls: Some(text.clone()),
+            tls_name: Some(text),
+            ..Peer::default()
+        };
         for answer in [Answer::Queue(vec![waiting; 10_000], 1), Answer::Peers(vec![peer; 10_000])] {
             let mut report = Report::Answer { id: 1, answer };
             report.bound();

@@ -30,7 +30,7 @@ const QUEUE_BYTES_MAX: usize = 2 * ORDER_BYTES_MAX;
 /// Bytes taken from one worker in one turn, so that none can keep the master busy.
 const TURN_BYTES_MAX: usize = REPORT_BYTES_MAX;
 const READ_BYTES: usize = 64 * 1024;
-/// Descriptors received with one order; [`Start`] brings two, certificates and keys may follow.
+/// Descriptors received with one order; [`Start`] brings two.
 const DESCRIPTORS_MAX: usize = 16;
 
 /// Why a link is at its end. None of these passes: drop the endpoint.
@@ -370,6 +370,7 @@ mod tests {
         Order::Start(Start {
             settings,
             secrets: Default::default(),
+            files: Default::default(),
             slot_owner: 7,
             journald: false,
             log_level: "info".to_owned(),

@@ -96,6 +96,7 @@ impl Server {
         let order = Order::Start(Start {
             settings: launch.settings.clone(),
             secrets: launch.secrets.clone(),
+            files: launch.files.clone(),
             slot_owner: worker,
             journald: self.options.journald,
             log_level: self.options.worker_log.clone().unwrap_or_else(|| launch.log_level.to_owned()),

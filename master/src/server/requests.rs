@@ -112,7 +112,13 @@ impl Server {
     }
 
     fn try_reload(&mut self) -> Result<(Vec<ChannelChange>, Vec<String>), Vec<String>> {
-        let wanted = Wanted::load(&self.options.config_path)?;
+        let wanted = Wanted::load(&self.options.config_path, self.options.check_tls)?;
+        if !wanted.unusable.is_empty() {
+            let lines = wanted.unusable.iter().flat_map(|(channel, problems)| {
+                problems.iter().map(move |problem| format!("{channel}: {problem}"))
+            });
+            return Err(lines.collect());
+        }
         let (old, new) = (&self.wanted.config.service, &wanted.config.service);
         let identity =
             Identity::find(new.user.as_deref(), new.group.as_deref()).map_err(|problem| vec![problem])?;
@@ -140,7 +146,11 @@ impl Server {
                 *change = Change::Replace;
             }
         }
-        let shown = changes.iter().map(|(channel, change)| shown_change(channel, *change)).collect();
+        let mut shown: Vec<_> = changes.iter().map(|(channel, what)| shown_change(channel, *what)).collect();
+        let renewed = self.renewed(&wanted, &changes);
+        for change in shown.iter_mut().filter(|change| renewed.contains(&change.channel)) {
+            change.action = ChangeAction::Renew;
+        }
         let count = |what| changes.iter().filter(|(_, change)| *change == what).count();
         log::info!(
             "reloaded{}: {} channels started, {} replaced, {} stopped, {} kept",
@@ -153,7 +163,32 @@ impl Server {
         let warnings = wanted.warnings.clone();
         self.wanted = wanted;
         self.put_in_force(changes);
+        renewed.iter().for_each(|channel| self.hand_files(channel));
         Ok((shown, warnings))
+    }
+
+    /// Channels that keep their workers and whose files have other contents now.
+    fn renewed(&self, wanted: &Wanted, changes: &[(String, Change)]) -> BTreeSet<String> {
+        let kept = changes.iter().filter(|(_, change)| *change == Change::Keep).map(|(channel, _)| channel);
+        let files = |wanted: &Wanted, channel: &str| wanted.launches.get(channel).map(|l| l.files.clone());
+        kept.filter(|channel| files(&self.wanted, channel) != files(wanted, channel)).cloned().collect()
+    }
+
+    /// Gives a channel's worker its files anew. One that is not there, or cannot be reached, is followed by one that
+    /// starts with them.
+    fn hand_files(&mut self, channel: &str) {
+        let Some(launch) = self.wanted.launches.get(channel) else { return };
+        let order = Order::Files(launch.files.clone());
+        let worker = self.supervisor.view(channel).and_then(|view| view.state.worker());
+        let Some(worker) = worker.and_then(|worker| self.workers.get_mut(&worker)) else { return };
+        let sent = worker.link.as_mut().map(|link| link.queue(&order).and_then(|()| link.write_ready()));
+        match sent {
+            Some(Ok(_)) => log::info!("{channel}: worker {} has its certificates anew", worker.pid()),
+            Some(Err(e)) => {
+                log::error!("{channel}: could not send worker {} its certificates: {e}", worker.pid());
+            }
+            None => {}
+        }
     }
 
     /// Makes what `self.wanted` says true: listeners, slots, workers.
@@ -230,6 +265,9 @@ impl Server {
         let (state, problem) = match (view, self.wanted.not_built.get(name)) {
             (Some(view), _) => (status::shown(view.state), note.and_then(|note| note.problem.clone())),
             (None, Some(problem)) => (ChannelState::Notbuilt, Some(problem.clone())),
+            (None, None) if self.wanted.unusable.contains_key(name) => {
+                (ChannelState::Disabled, self.wanted.unusable[name].first().cloned())
+            }
             (None, None) if self.wanted.config.channel(name).is_some() => (ChannelState::Off, None),
             (None, None) => {
                 let path = self.wanted.config.service.state_path.join(name).join("journal");

@@ -26,6 +26,7 @@ fn main() -> ExitCode {
             config_path: config.into(),
             journald: false,
             follow_log: |_, _| {},
+            check_tls: |_, _| Ok(None),
             worker_log: None,
         }));
     }

@@ -253,7 +253,7 @@ fn rate(text: &str) -> Result<f64, String> {
 fn first_acknowledgment(to: SocketAddr, message: &[u8], start: Instant) -> std::io::Result<Duration> {
     const WAIT: Duration = Duration::from_secs(20);
     loop {
-        match super::mllp::Client::connect(&to.to_string(), WAIT) {
+        match super::mllp::Client::connect(&to.to_string(), None, WAIT) {
             Ok(mut client) => match client.exchange(message) {
                 Ok(answer) if answer.windows(7).any(|part| part == b"\rMSA|AA") => return Ok(start.elapsed()),
                 Ok(answer) => {

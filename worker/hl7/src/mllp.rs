@@ -55,6 +55,8 @@ pub enum Deviation {
     NotMllp,
     /// A TLS greeting on a plain port.
     TlsOnPlain,
+    /// Plain text on a port for TLS. Whoever takes the TLS off finds it; the decoder never sees it.
+    PlainOnTls,
     /// A frame without its VT; accepted.
     MissingVt,
     /// A message cut off by the beginning of the next; quarantined.
@@ -73,12 +75,13 @@ pub enum Deviation {
 
 impl Deviation {
     /// All of them, in order.
-    pub const ALL: [Deviation; 12] = [
+    pub const ALL: [Deviation; 13] = [
         Deviation::Pad,
         Deviation::StrayFs,
         Deviation::Junk,
         Deviation::NotMllp,
         Deviation::TlsOnPlain,
+        Deviation::PlainOnTls,
         Deviation::MissingVt,
         Deviation::Truncated,
         Deviation::Oversize,
@@ -96,6 +99,7 @@ impl Deviation {
             Deviation::Junk => "junk",
             Deviation::NotMllp => "not_mllp",
             Deviation::TlsOnPlain => "tls_on_plain",
+            Deviation::PlainOnTls => "plain_on_tls",
             Deviation::MissingVt => "missing_vt",
             Deviation::Truncated => "truncated",
             Deviation::Oversize => "oversize",

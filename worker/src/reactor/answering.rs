@@ -2,6 +2,7 @@
 
 use super::{LINGER_MS, REPORT_MS, Turn};
 use crate::committer::{Append, Origin, Outcomes, Returned, Stores};
+use crate::connections::Connection;
 use crate::dispatcher::Withdrawal;
 use crate::inbox::{Ending, News};
 use crate::intake::Intake;
@@ -10,6 +11,7 @@ use crossbeam_channel::TrySendError;
 use hl7::ack::Refusal;
 use journal::MessageId;
 use link::Report;
+use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -153,26 +155,10 @@ impl Turn<'_> {
         let now_ms = self.r.clock.now_ms();
         let idle_timeout_ms = self.idle_timeout_ms();
         let Some(connection) = self.connections.get(at) else { return };
-        loop {
-            let output = connection.session.output();
-            if output.is_empty() {
-                break;
-            }
-            let all = output.len();
-            match connection.transport.write(output) {
-                Ok(n) => {
-                    connection.session.wrote(n, now_ms);
-                    if n < all {
-                        break;
-                    }
-                }
-                Err(e) => {
-                    log::debug!("{} broke off: {e}", connection.peer);
-                    connection.ended = true;
-                    connection.session.close();
-                    break;
-                }
-            }
+        if let Err(e) = write_out(connection, now_ms) {
+            log::debug!("{} broke off: {e}", connection.peer);
+            connection.ended = true;
+            connection.session.close();
         }
         connection.deadline_ms = connection.session.deadline_ms(idle_timeout_ms);
         if connection.session.state() != State::Closed || connection.lingers_until_ms.is_some() {
@@ -197,5 +183,22 @@ impl Turn<'_> {
             let _ = self.r.poll.registry().deregister(connection.transport.source());
         }
         self.r.counters.connections.store(self.connections.len() as u64, Relaxed);
+    }
+}
+
+/// Writes what is ready until all of it is with the system, or the peer takes no more.
+fn write_out(connection: &mut Connection, now_ms: u64) -> io::Result<()> {
+    connection.transport.flush()?;
+    loop {
+        let output = connection.session.output();
+        if output.is_empty() {
+            return Ok(());
+        }
+        let all = output.len();
+        let n = connection.transport.write(output)?;
+        connection.session.wrote(n, now_ms);
+        if n < all {
+            return Ok(());
+        }
     }
 }

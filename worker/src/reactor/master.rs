@@ -36,6 +36,7 @@ impl Turn<'_> {
         match order {
             Order::Start(_) => log::warn!("a second start was ordered; ignored"),
             Order::Drain { timeout_ms } => self.drain(Duration::from_millis(timeout_ms), now_ms),
+            Order::Files(files) => self.files(&files),
             Order::LogStatus => self.log_status(),
             Order::Ask { id, question: Question::Peers } => {
                 let answer = Answer::Peers(self.peers());
@@ -140,6 +141,7 @@ impl Turn<'_> {
             oldest_waiting_seconds: if open == 0 { 0.0 } else { self.oldest_us.map_or(0.0, age) },
             failed_now: self.r.failed.count() as u64,
             slots_used: self.r.slots.held() as u64,
+            certificate_expires: self.r.tls.as_ref().map(|tls| tls.expires_s),
             ..self.r.counters.status(&self.r.plan)
         }
     }
@@ -171,6 +173,8 @@ impl Turn<'_> {
                 messages: c.session.messages,
                 last_message_us: c.session.last_message_us,
                 framing: deviations.map(|(d, n)| (d.code().to_owned(), u64::from(n))).collect(),
+                tls: c.transport.tls_version().map(str::to_owned),
+                tls_name: c.transport.tls_name().map(str::to_owned),
             }
         };
         self.connections.iter().take(PEERS_MAX).map(|(_, c)| peer(c)).collect()

@@ -1,5 +1,6 @@
 //! The reactor's reading side: connections come, bytes come, messages are handed to the committer.
 
+use super::secured::{HANDSHAKE_MS_MAX, HANDSHAKES_MAX};
 use super::{ACCEPT_PAUSE_MS, ACCEPTS_MAX, FIRST_CONNECTION, TURN_BYTES_MAX, Turn};
 use crate::batch_answers::{self, Gathering};
 use crate::clock::system_us;
@@ -8,7 +9,7 @@ use crate::connections::{Connection, canonical};
 use crate::intake::Taken;
 use crate::rate_limit::left_out;
 use crate::session::Session;
-use crate::transport::Transport;
+use crate::transport::{Transport, tls_fault};
 use hl7::batch::{self, Batch};
 use hl7::mllp::{Deviation, Event, Limits};
 use journal::MessageId;
@@ -67,9 +68,9 @@ impl Turn<'_> {
             stream_limit_bytes: channel.stream_limit_bytes,
             message_timeout_ms: channel.bounds.message_timeout.as_millis() as u64,
         };
-        let registry = self.r.poll.registry();
+        let (registry, tls) = (self.r.poll.registry(), self.r.tls.as_ref());
         let inserted = self.connections.insert(|at, generation| -> io::Result<Connection> {
-            let mut transport = Transport::new(stream)?;
+            let mut transport = Transport::new(stream, tls)?;
             let interest = Interest::READABLE | Interest::WRITABLE;
             registry.register(transport.source(), Token(at + FIRST_CONNECTION), interest)?;
             Ok(Connection {
@@ -83,6 +84,7 @@ impl Turn<'_> {
                 ended: false,
                 lingers_until_ms: None,
                 deadline_ms: None,
+                handshake_until_ms: tls.map(|_| now_ms + HANDSHAKE_MS_MAX),
                 counted_bytes: 0,
             })
         });
@@ -107,11 +109,12 @@ impl Turn<'_> {
     /// One share of reading for everybody who may read.
     pub(super) fn read_all(&mut self, now_ms: u64) {
         let mut later = Vec::new();
+        let mut handshakes = 0;
         for at in std::mem::take(&mut self.readable) {
-            if self.connections.get(at).is_none_or(|c| !c.readable) {
-                continue;
-            }
-            if self.could_read(at) {
+            let Some(connection) = self.connections.get(at).filter(|c| c.readable) else { continue };
+            handshakes += usize::from(connection.handshake_until_ms.is_some());
+            let waits = connection.handshake_until_ms.is_some() && handshakes > HANDSHAKES_MAX;
+            if !waits && self.could_read(at) {
                 self.read(at, now_ms);
             }
             if self.connections.get(at).is_some_and(|c| c.readable) {
@@ -144,12 +147,15 @@ impl Turn<'_> {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => connection.readable = false,
                 Err(e) => {
                     connection.readable = false;
-                    connection.ended = true;
-                    log::debug!("{} broke off: {e}", connection.peer);
+                    // A peer whose TLS failed is still there, and is given time to read why.
+                    connection.ended = tls_fault(&e).is_none();
+                    connection.handshake_until_ms = None;
                     connection.session.peer_ended(now_ms, &mut events);
                     connection.session.close();
+                    self.broke_off(at, &e, now_ms);
                 }
             }
+            self.note_handshake(at);
             self.apply(at, &mut events, now_ms);
             let Some(connection) = self.connections.get(at) else { break };
             connection.deadline_ms = connection.session.deadline_ms(idle_timeout_ms);
