@@ -5,8 +5,8 @@
 //! for is silently left undone.
 
 use crate::problem::Spot;
-use crate::raw::read::{At, Key, List, TableOrList};
-use crate::raw::{Channel, DropFolder, Service};
+use crate::raw::read::{Key, List};
+use crate::raw::{Channel, Service};
 
 /// Something that is set and not built: what to call it, and where it stands.
 pub(crate) struct Unbuilt {
@@ -19,8 +19,6 @@ pub(crate) struct Unbuilt {
 /// What a service asks for.
 pub(crate) fn of_service(raw: &Service) -> Vec<Unbuilt> {
     let mut found = Vec::new();
-    set(&mut found, "indexing into Solr", switched_on(&raw.store_solr));
-    set(&mut found, "credential tasks for dfapi", switched_on(&raw.create_credentials));
     set(&mut found, "workers under another user", given(&raw.user));
     set(&mut found, "workers under another group", given(&raw.group));
     set(&mut found, "alerts", not_empty(&raw.alerts));
@@ -38,23 +36,10 @@ pub(crate) fn of_channel(raw: &Channel) -> Vec<Unbuilt> {
     {
         set(&mut found, "pruning of the archive", given(&at.value.retention_days));
     }
-    for folder in drop_folders(raw) {
-        if folder.value.enabled.is_not_false() && folder.value.remote.is_true() {
-            set(&mut found, "remote drop folders", folder.value.remote.given().map(|at| &at.spot));
-        }
-    }
     // Steps.
     set(&mut found, "the database insert", given(&raw.db_insert));
     set(&mut found, "the database look-up", given(&raw.db_mapping));
     set(&mut found, "the database insert", given(&raw.db_metadata));
-    set(&mut found, "the credential task", given(&raw.credentials_metadata));
-    set(&mut found, "the credential task", given(&raw.book_metadata));
-    set(&mut found, "the credential task", given(&raw.mobile));
-    if let Some(at) = raw.resend.given()
-        && at.value.enabled.is_not_false()
-    {
-        set(&mut found, "resend", Some(&at.spot));
-    }
     found
 }
 
@@ -66,18 +51,6 @@ fn given<T>(key: &Key<T>) -> Option<&Spot> {
     key.given().map(|at| &at.spot)
 }
 
-fn switched_on(key: &Key<bool>) -> Option<&Spot> {
-    key.given().filter(|at| at.value).map(|at| &at.spot)
-}
-
 fn not_empty<T>(key: &Key<List<T>>) -> Option<&Spot> {
     key.given().filter(|at| !at.value.is_empty()).map(|at| &at.spot)
-}
-
-fn drop_folders(raw: &Channel) -> Vec<&At<DropFolder>> {
-    match raw.drop_folders.given().map(|at| &at.value) {
-        Some(TableOrList::Table(table)) => table.iter().filter_map(|(_, folder)| folder.given()).collect(),
-        Some(TableOrList::List(list)) => list.iter().collect(),
-        None => Vec::new(),
-    }
 }

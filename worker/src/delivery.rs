@@ -138,6 +138,10 @@ impl Delivery {
     pub fn run(&self, pool: usize, thread: usize) {
         let mut folders = Folders::default();
         let mut peers = Peers::new(&self.settings, &self.secrets);
+        // One of the pool's threads is enough.
+        if self.first_of_pool(pool, thread) {
+            self.plan.pools()[pool].steps.places().for_each(|place| peers.look_at(self.plan.step(place)));
+        }
         while let Some(tasks) = self.dispatcher.next(pool, || self.clock.now_us()) {
             let Some(slot) = self.slot() else {
                 let reports = tasks.into_iter().map(|task| report(&task, Vec::new())).collect();
@@ -155,6 +159,10 @@ impl Delivery {
             }
             drop(slot);
         }
+    }
+
+    fn first_of_pool(&self, pool: usize, thread: usize) -> bool {
+        self.plan.pools().iter().take(pool).map(|p| p.threads).sum::<usize>() == thread
     }
 
     /// Waits until no job runs and all outcomes are handed over, at most until `deadline`; `true` when that is so.

@@ -21,7 +21,6 @@ impl Metadata {
         self.values.push((name.to_owned(), value));
     }
 
-    #[allow(dead_code, reason = "the steps that use it come next")]
     /// The value of a name; `None` where nothing was found for it, or nothing has that name.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.iter().find(|(n, _)| *n == name).and_then(|(_, value)| value)

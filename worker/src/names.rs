@@ -53,6 +53,11 @@ impl NameParts {
         stem
     }
 
+    /// `CONTROLID`, without the suffix `.json`: a credential task.
+    pub fn task_stem(&self) -> String {
+        self.control_part()
+    }
+
     fn control_part(&self) -> String {
         let part = part(&self.control_id);
         if part.is_empty() { self.message_id.to_string() } else { part }

@@ -1,21 +1,33 @@
 //! What a delivery thread talks to peers with: each client is made when the first step needs it, and kept.
 
+use crate::dfapi::DfapiClient;
+use crate::fault::Fault;
 use crate::plan::Step;
-use crate::step::{Attachments, Context, Progress};
-use config::WorkerSettings;
+use crate::resend::ResendClient;
+use crate::sftp::SftpClient;
+use crate::solr::{self, Document, SolrClient};
+use crate::step::solr as solr_step;
+use crate::step::{Attachments, Context, Progress, credentials, credentials_merge, remote_drop, resend};
+use config::{RemoteFolder, Resend, WorkerSettings};
 use link::SecretValue;
 use std::collections::BTreeMap;
 
 /// The clients of one delivery thread.
-#[derive(Debug)]
 pub struct Peers<'a> {
-    _settings: &'a WorkerSettings,
-    _secrets: &'a BTreeMap<String, SecretValue>,
+    settings: &'a WorkerSettings,
+    secrets: &'a BTreeMap<String, SecretValue>,
+    solr: Option<SolrClient>,
+    dfapi: Option<DfapiClient>,
+    resend: Option<ResendClient>,
+    /// By the place of their step.
+    folders: BTreeMap<usize, SftpClient>,
 }
 
 /// What the steps of one job gathered for a peer, to go out together.
 #[derive(Debug, Default)]
-pub struct Gathered {}
+pub struct Gathered {
+    documents: Vec<Document>,
+}
 
 /// What became of it.
 #[derive(Debug)]
@@ -26,7 +38,12 @@ pub struct Sent {
 impl Gathered {
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        true
+        self.documents.is_empty()
+    }
+
+    fn document(&mut self, document: Document) -> Progress {
+        self.documents.push(document);
+        Progress::Gathered(self.documents.len() - 1)
     }
 }
 
@@ -40,23 +57,72 @@ impl Sent {
 impl<'a> Peers<'a> {
     /// None yet.
     pub fn new(settings: &'a WorkerSettings, secrets: &'a BTreeMap<String, SecretValue>) -> Peers<'a> {
-        Peers { _settings: settings, _secrets: secrets }
+        Peers { settings, secrets, solr: None, dfapi: None, resend: None, folders: BTreeMap::new() }
+    }
+
+    /// Looks at the peer of a step before the first message needs it, and says what is wrong. One that is down is met
+    /// again with the first message.
+    pub fn look_at(&mut self, step: &Step) {
+        if matches!(step, Step::Solr)
+            && let Err(Fault::Again { reason, .. } | Fault::Failed(reason)) = self.solr().check_cores()
+        {
+            log::warn!("{reason}; trying again with the first message");
+        }
     }
 
     /// Carries out one step of one message, or gathers it.
     pub fn step(
         &mut self,
         step: &Step,
-        _place: usize,
-        _context: &Context<'_>,
-        _attachments: &mut Attachments,
-        _gathered: &mut Gathered,
+        place: usize,
+        context: &Context<'_>,
+        attachments: &mut Attachments,
+        gathered: &mut Gathered,
     ) -> Progress {
-        Progress::Failed(format!("this version cannot {step}"))
+        match step {
+            Step::Solr => match solr_step::document(context) {
+                Ok(document) => gathered.document(document),
+                Err(reason) => Progress::Failed(reason),
+            },
+            Step::Credentials => credentials::run(context, self.dfapi()),
+            Step::CredentialsMerge => credentials_merge::run(context, self.dfapi()),
+            Step::RemoteFolder { folder, .. } => {
+                remote_drop::run(context, attachments, self.folder(place, folder))
+            }
+            Step::Resend(to) => {
+                let wanted = match &to.filter {
+                    Some(filter) => solr_step::forwards(context, filter, self.solr()),
+                    None => Ok(true),
+                };
+                resend::run(context, wanted, self.resend(to))
+            }
+            step => Progress::Failed(format!("this version cannot {step}")),
+        }
     }
 
     /// Sends what was gathered.
-    pub fn send(&mut self, _gathered: Gathered) -> Sent {
-        Sent { results: Vec::new() }
+    pub fn send(&mut self, gathered: Gathered) -> Sent {
+        let results = self.solr().index(&gathered.documents).into_iter().map(solr_step::progress).collect();
+        Sent { results }
+    }
+
+    fn solr(&mut self) -> &mut SolrClient {
+        let server = self.settings.solr.as_ref().expect("a step or a filter that asks Solr has one");
+        self.solr.get_or_insert_with(|| SolrClient::new(server, &solr::password(server, self.secrets)))
+    }
+
+    fn dfapi(&mut self) -> &mut DfapiClient {
+        let settings =
+            self.settings.dfapi.as_ref().expect("the plan has its steps only where it is configured");
+        let token = settings.token.as_ref().and_then(|name| self.secrets.get(name.as_str()));
+        self.dfapi.get_or_insert_with(|| DfapiClient::new(settings, token))
+    }
+
+    fn folder(&mut self, place: usize, folder: &RemoteFolder) -> &mut SftpClient {
+        self.folders.entry(place).or_insert_with(|| SftpClient::new(folder, self.secrets))
+    }
+
+    fn resend(&mut self, to: &Resend) -> &mut ResendClient {
+        self.resend.get_or_insert_with(|| ResendClient::new(to))
     }
 }

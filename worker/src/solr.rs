@@ -162,7 +162,7 @@ impl SolrClient {
     }
 
     /// Checks the cores of `active_cores` that were not yet ready. A fault of one that indexing does not need is logged.
-    fn check_cores(&mut self) -> Result<(), Fault> {
+    pub fn check_cores(&mut self) -> Result<(), Fault> {
         let others_due = Instant::now() >= self.others_due;
         let due = |core: &String| core == CORE || others_due;
         let cores: Vec<String> = self.unchecked.iter().filter(|c| due(c)).cloned().collect();

@@ -3,11 +3,12 @@
 
 pub mod archive;
 pub mod attachment;
+pub mod credentials;
+pub mod credentials_merge;
 pub mod drop_folder;
-#[allow(dead_code, reason = "until the remote steps are wired")]
 pub mod remote_drop;
-#[allow(dead_code, reason = "until the remote steps are wired")]
 pub mod resend;
+pub mod solr;
 pub mod stamp;
 
 use crate::dispatcher::StepEnd;

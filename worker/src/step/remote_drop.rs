@@ -1,11 +1,16 @@
-//! The remote drop step: the attachments into one folder of an SFTP server.
+//! The remote drop step: the attachments, or the credential task, into one folder of an SFTP server.
 
-use super::{Attachments, Context, Progress};
+use super::drop_folder::TASK_SUFFIX;
+use super::{Attachments, Context, Progress, credentials};
 use crate::dispatcher::StepEnd;
 use crate::sftp::SftpClient;
+use config::Workflow;
 
-/// Puts every attachment into the client's folder. After a fault those that are there already are found by a retry.
+/// Puts the files into the client's folder. After a fault those that are there already are found by a retry.
 pub fn run(context: &Context<'_>, attachments: &mut Attachments, client: &mut SftpClient) -> Progress {
+    if context.workflow == Workflow::Credentials {
+        return put_task(context, client);
+    }
     let found = match attachments.of(context) {
         Ok(found) => found,
         Err(reason) => return Progress::Failed(reason),
@@ -21,4 +26,16 @@ pub fn run(context: &Context<'_>, attachments: &mut Attachments, client: &mut Sf
         }
     }
     Progress::Ended(StepEnd::Over)
+}
+
+fn put_task(context: &Context<'_>, client: &mut SftpClient) -> Progress {
+    let task = match credentials::task_bytes(context) {
+        Ok(task) => task,
+        Err(reason) => return Progress::Failed(reason),
+    };
+    let names = context.names;
+    match client.put("", &names.task_stem(), TASK_SUFFIX, names.message_id, &task) {
+        Ok(_) => Progress::Ended(StepEnd::Over),
+        Err(fault) => fault.into(),
+    }
 }
