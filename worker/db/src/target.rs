@@ -129,9 +129,11 @@ impl Target {
         let addresses = self.addresses()?;
         let end = Instant::now() + self.timeout;
         let mut last = None;
-        for address in addresses {
-            let left = end.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-            match TcpStream::connect_timeout(&address, left) {
+        for (tried, address) in addresses.iter().enumerate() {
+            // An equal part for each that is left: behind a name of several servers the first may be the dead one.
+            let left = end.saturating_duration_since(Instant::now());
+            let left = left / u32::try_from(addresses.len() - tried).unwrap_or(u32::MAX);
+            match TcpStream::connect_timeout(address, left.max(Duration::from_millis(1))) {
                 Ok(stream) => {
                     // Statements are small and wait for their answer; a kernel that cannot is only slower.
                     let _ = stream.set_nodelay(true);
@@ -154,7 +156,16 @@ impl Target {
 
     /// What checks the server's certificate as the settings say.
     pub(crate) fn tls_connector(&self) -> Result<native_tls::TlsConnector, Fault> {
+        self.tls_connector_up_to(None)
+    }
+
+    /// The same, of no newer protocol than that.
+    pub(crate) fn tls_connector_up_to(
+        &self,
+        newest: Option<native_tls::Protocol>,
+    ) -> Result<native_tls::TlsConnector, Fault> {
         let mut builder = native_tls::TlsConnector::builder();
+        builder.max_protocol_version(newest);
         if !self.certificate {
             builder.danger_accept_invalid_certs(true).danger_accept_invalid_hostnames(true);
         }
