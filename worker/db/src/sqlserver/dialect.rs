@@ -43,6 +43,8 @@ pub(super) fn session_settings(lock_wait: Duration) -> String {
         // indexed view or a computed column wants of whoever inserts.
         "SET ANSI_NULLS, ANSI_PADDING, ANSI_WARNINGS, ARITHABORT, CONCAT_NULL_YIELDS_NULL, QUOTED_IDENTIFIER ON",
         "SET NUMERIC_ROUNDABORT OFF",
+        // A column created without a word on nulls takes them.
+        "SET ANSI_NULL_DFLT_ON ON",
         // Each statement commits by itself, and a failed one takes its whole transaction with it.
         "SET IMPLICIT_TRANSACTIONS OFF",
         "SET XACT_ABORT ON",
@@ -115,7 +117,7 @@ impl Dialect for SqlServer {
     }
 
     fn auto_increment(&self) -> &'static str {
-        " IDENTITY(1,1) PRIMARY KEY"
+        "INT IDENTITY(1,1) PRIMARY KEY"
     }
 
     fn insert(&self, table: &str, columns: &[&str], key: Option<&str>) -> String {

@@ -7,7 +7,6 @@
 use super::prelogin::{self, Encryption, HEADER_BYTES};
 use crate::fault::Fault;
 use crate::target::Target;
-use config::DbTls;
 use native_tls::{HandshakeError, Protocol, TlsConnector, TlsStream};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -244,26 +243,19 @@ impl From<io::Error> for Refused {
 
 /// Connects and agrees on encryption; with `tls` nothing but a handshake and what is encrypted leaves after it.
 pub(super) fn open(target: &Target, tls: bool, allowance: &Arc<Mutex<Allowance>>) -> Result<Wire, Refused> {
-    let connector = if tls {
-        // TDS 7 has no place for what TLS 1.3 sends after its handshake.
-        Some(target.tls_connector_up_to(Some(Protocol::Tlsv12)).map_err(Refused::Before)?)
-    } else {
-        None
-    };
     let stream = target.connect_tcp().map_err(Refused::Before)?;
     let mut socket = Socket { stream, allowance: Arc::clone(allowance) };
-    let wanted = match target.tls {
-        _ if !tls => Encryption::NotSupported,
-        DbTls::Require => Encryption::Required,
-        DbTls::Prefer | DbTls::Disable => Encryption::On,
-    };
+    let wanted = if tls { Encryption::On } else { Encryption::NotSupported };
     socket.write_all(&prelogin::packets(&prelogin::request(wanted)))?;
     let answered = prelogin::encryption(&read_packet(&mut socket)?).map_err(Refused::Nonsense)?;
-    let stream = match (connector, answered) {
-        (None, Encryption::Off | Encryption::NotSupported) => Stream::Plain(socket),
-        (None, Encryption::On | Encryption::Required) => return Err(Refused::OnlyTls),
-        (Some(_), Encryption::Off | Encryption::NotSupported) => return Err(Refused::WithoutTls),
-        (Some(connector), Encryption::On | Encryption::Required) => {
+    let stream = match (tls, answered) {
+        (false, Encryption::Off | Encryption::NotSupported) => Stream::Plain(socket),
+        (false, Encryption::On | Encryption::Required) => return Err(Refused::OnlyTls),
+        (true, Encryption::Off | Encryption::NotSupported) => return Err(Refused::WithoutTls),
+        (true, Encryption::On | Encryption::Required) => {
+            // Only now: it reads the system's CAs, which a server that is down is not worth. TDS 7 has no place for
+            // what TLS 1.3 sends after its handshake.
+            let connector = target.tls_connector_up_to(Some(Protocol::Tlsv12)).map_err(Refused::Before)?;
             Stream::Tls(Box::new(handshake(&connector, &target.server, socket)?))
         }
     };

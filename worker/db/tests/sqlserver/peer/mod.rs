@@ -1,12 +1,13 @@
 //! A TDS peer by script: real enough that the client logs in, with and without TLS, runs statements and transactions,
 //! and as unreal as a test wants at any stage. What it saw is kept.
 
-mod packets;
+pub mod packets;
 pub mod requests;
 pub mod tokens;
 
 use packets::{ANSWER, PRELOGIN, Wrapped, packets, read_message};
 use requests::{Seen, Statement, request, wanted_encryption};
+use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -34,7 +35,7 @@ pub enum Stage {
 }
 
 /// What the peer does there instead of answering.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub enum Trouble {
     HangUp,
     /// Says nothing until the client goes.
@@ -47,6 +48,18 @@ pub enum Trouble {
     Flood(Vec<u8>),
 }
 
+impl fmt::Debug for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::HangUp => f.write_str("hang up"),
+            Trouble::Silence => f.write_str("silence"),
+            Trouble::Drip(pause) => write!(f, "drip {pause:?}"),
+            Trouble::Bytes(bytes) => write!(f, "bytes {:x?}…", &bytes[..bytes.len().min(16)]),
+            Trouble::Flood(bytes) => write!(f, "flood {:x?}…", &bytes[..bytes.len().min(16)]),
+        }
+    }
+}
+
 /// What a request gets.
 #[derive(Clone, Debug)]
 pub enum Answer {
@@ -55,7 +68,9 @@ pub enum Answer {
     Trouble(Trouble),
 }
 
-type Answers = dyn Fn(&Statement) -> Answer + Send + Sync;
+/// What a connection (its number) gets for a request; `None` is the ordinary answer. Asked for [`Seen::Gone`] too, whose
+/// answer nobody hears.
+type Answers = dyn Fn(usize, &Seen) -> Option<Answer> + Send + Sync;
 
 /// How a peer behaves.
 pub struct Script {
@@ -75,8 +90,19 @@ impl Default for Script {
             trouble: None,
             refuse_login: None,
             route_to: None,
-            answers: Box::new(|_| Answer::Tokens(tokens::affected(1))),
+            answers: Box::new(|_, _| None),
         }
+    }
+}
+
+impl Script {
+    /// Gives each statement that answer.
+    pub fn answering(answer: impl Fn(&Statement) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let answers = move |_, seen: &Seen| match seen {
+            Seen::Statement(statement) => Some(Answer::Tokens(answer(statement))),
+            _ => None,
+        };
+        Self { answers: Box::new(answers), ..Self::default() }
     }
 }
 
@@ -100,7 +126,7 @@ impl Peer {
         let thread = std::thread::spawn({
             let (seen, sockets, stopping) = (Arc::clone(&seen), Arc::clone(&sockets), Arc::clone(&stopping));
             move || {
-                for socket in listener.incoming() {
+                for (number, socket) in listener.incoming().enumerate() {
                     let Ok(socket) = socket else { continue };
                     if stopping.load(Ordering::SeqCst) {
                         return;
@@ -110,7 +136,8 @@ impl Peer {
                     std::thread::spawn(move || {
                         let Ok(line) = socket.try_clone() else { return };
                         // A client that goes away in the middle is a client's right.
-                        let _ = Conversation { script: &script, seen: &seen }.run(socket);
+                        let _ = Conversation { number, script: &script, seen: &seen }.run(socket);
+                        let _ = (script.answers)(number, &Seen::Gone);
                         // The value keeps a handle of its own, which would leave the line open.
                         let _ = line.shutdown(Shutdown::Both);
                         seen.lock().unwrap().push(Seen::Gone);
@@ -164,6 +191,7 @@ trait Duplex: Read + Write {}
 impl<T: Read + Write> Duplex for T {}
 
 struct Conversation<'a> {
+    number: usize,
     script: &'a Script,
     seen: &'a Mutex<Vec<Seen>>,
 }
@@ -214,17 +242,7 @@ impl Conversation<'_> {
         stream.write_all(&answer)?;
         let mut stage = Stage::Setup;
         while let Some(seen) = self.next(stream, tls)? {
-            let answer = match &seen {
-                Seen::Statement(statement) => (self.script.answers)(statement),
-                Seen::Batch(sql) => Answer::Tokens(match sql.as_str() {
-                    "BEGIN TRANSACTION" => tokens::transaction(8),
-                    "COMMIT TRANSACTION" => tokens::transaction(9),
-                    sql if sql.ends_with("ROLLBACK TRANSACTION") => tokens::transaction(10),
-                    _ => tokens::batch_done(),
-                }),
-                Seen::Login { .. } | Seen::Gone => unreachable!("{seen:?} is not expected here"),
-            };
-            let answer = match answer {
+            let answer = match (self.script.answers)(self.number, &seen).unwrap_or_else(|| ordinary(&seen)) {
                 Answer::Tokens(tokens) => packets(ANSWER, &tokens),
                 Answer::Trouble(trouble) => return cause(&trouble, stream, &[]),
             };
@@ -250,6 +268,19 @@ impl Conversation<'_> {
             _ => Ok(false),
         }
     }
+}
+
+fn ordinary(seen: &Seen) -> Answer {
+    Answer::Tokens(match seen {
+        Seen::Statement(_) => tokens::affected(1),
+        Seen::Batch(sql) => match sql.as_str() {
+            "BEGIN TRANSACTION" => tokens::transaction(8),
+            "COMMIT TRANSACTION" => tokens::transaction(9),
+            sql if sql.ends_with("ROLLBACK TRANSACTION") => tokens::transaction(10),
+            _ => tokens::batch_done(),
+        },
+        Seen::Login { .. } | Seen::Gone => Vec::new(),
+    })
 }
 
 fn cause(trouble: &Trouble, stream: &mut dyn Duplex, answer: &[u8]) -> io::Result<()> {
