@@ -5,6 +5,9 @@ use crate::peer::requests::{Parameter, Seen};
 use crate::peer::{ENCRYPT_NOT_SUP, ENCRYPT_OFF, ENCRYPT_ON, ENCRYPT_REQ, Peer, Script};
 use config::DbTls;
 use db::Target;
+use futures_util::io::AllowStdIo;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 #[test]
@@ -88,6 +91,26 @@ fn with_tls_the_login_and_all_that_follows_is_encrypted() {
             }
         }
     }
+}
+
+/// The pre-login and TLS are ours on one side and the test's on the other: tiberius' own, which real servers know, takes
+/// the same peer.
+#[test]
+fn the_peer_is_one_that_tiberius_own_pre_login_and_tls_get_on_with() {
+    let (identity, _) = certificate(OURS);
+    let peer = encrypting(ENCRYPT_ON, &identity);
+    let mut settings = tiberius::Config::new();
+    settings.host("localhost");
+    settings.authentication(tiberius::AuthMethod::sql_server("hl7", "geheim"));
+    settings.encryption(tiberius::EncryptionLevel::Required);
+    settings.trust_cert();
+    let socket = std::net::TcpStream::connect(("127.0.0.1", peer.port)).unwrap();
+    let mut login = pin!(tiberius::Client::connect(settings, AllowStdIo::new(socket)));
+    let Poll::Ready(done) = login.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
+        panic!("a blocking socket is never pending");
+    };
+    done.unwrap();
+    assert!(is_encrypted(&peer));
 }
 
 #[test]
