@@ -19,7 +19,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Our own modules; `debug_mode` raises their level and leaves that of libraries alone.
-const OWN_MODULES: [&str; 7] = ["hl7server", "master", "worker", "config", "journal", "link", "hl7"];
+const OWN_MODULES: [&str; 9] =
+    ["hl7server", "master", "worker", "config", "db", "journal", "link", "hl7", "pdf"];
 
 /// `log_format: json`. Kept apart from the logger, because the master only learns it from the file that it loads, and
 /// may learn another one at a reload.
