@@ -1,0 +1,1 @@
+//! Servers that stop, die, fall silent, turn read-only, are full, or are not who they should be.
