@@ -36,10 +36,6 @@ pub(crate) fn of_channel(raw: &Channel) -> Vec<Unbuilt> {
     {
         set(&mut found, "pruning of the archive", given(&at.value.retention_days));
     }
-    // Steps.
-    set(&mut found, "the database insert", given(&raw.db_insert));
-    set(&mut found, "the database look-up", given(&raw.db_mapping));
-    set(&mut found, "the database insert", given(&raw.db_metadata));
     found
 }
 

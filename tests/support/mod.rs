@@ -14,6 +14,7 @@ pub mod memory;
 pub mod messages;
 pub mod mllp;
 pub mod parallel;
+pub mod ports;
 pub mod process;
 pub mod receiver;
 pub mod solr;
@@ -22,7 +23,6 @@ pub mod trace;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -85,28 +85,11 @@ impl Site {
         self.path(name).to_str().unwrap().to_owned()
     }
 
-    /// A free port below the ephemeral range, ours until this process ends: tests run side by side, as processes, and
-    /// a port that was merely free a moment ago is another test's by now.
+    /// A free port below the ephemeral range, ours until this process ends.
     pub fn port(&mut self) -> u16 {
-        let claims = std::env::temp_dir().join("hl7server-test-ports");
-        fs::create_dir_all(&claims).unwrap();
-        let first = std::process::id().wrapping_mul(7919) + self.claims.len() as u32 * 131;
-        for n in 0..20_000 {
-            let port = 11_000 + (first.wrapping_add(n) % 20_000) as u16;
-            let Ok(claim) = OpenOptions::new()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .open(claims.join(port.to_string()))
-            else {
-                continue;
-            };
-            if claim.try_lock().is_ok() && TcpListener::bind(("0.0.0.0", port)).is_ok() {
-                self.claims.push(claim);
-                return port;
-            }
-        }
-        panic!("no free port between 11000 and 31000");
+        let (port, claim) = ports::claim(self.claims.len() as u32);
+        self.claims.push(claim);
+        port
     }
 
     /// The configuration file.

@@ -39,6 +39,8 @@ pub struct Delivery {
     pub settings: Arc<WorkerSettings>,
     /// The values of the secrets that the settings name.
     pub secrets: BTreeMap<String, SecretValue>,
+    /// The database, where the channel has one.
+    pub database: Option<db::Database>,
     /// The steps.
     pub plan: Arc<Plan>,
     /// Gives out jobs.
@@ -137,7 +139,7 @@ impl Delivery {
     /// Works for a pool until the dispatcher stops; `thread` is this thread's number among all of them.
     pub fn run(&self, pool: usize, thread: usize) {
         let mut folders = Folders::default();
-        let mut peers = Peers::new(&self.settings, &self.secrets);
+        let mut peers = Peers::new(&self.settings, &self.secrets, self.database.as_ref());
         // One of the pool's threads is enough.
         if self.first_of_pool(pool, thread) {
             self.plan.pools()[pool].steps.places().for_each(|place| peers.look_at(self.plan.step(place)));
@@ -363,6 +365,16 @@ impl Delivery {
         attachments: &mut Attachments,
         job: &mut Job<'_, '_>,
     ) -> Progress {
+        let (completed, with_lookups);
+        let mut context = context;
+        if self.plan.looks_up(place, context.workflow) {
+            completed = match job.peers.looked_up(context) {
+                Ok(metadata) => metadata,
+                Err(progress) => return progress,
+            };
+            with_lookups = Context { metadata: &completed, ..*context };
+            context = &with_lookups;
+        }
         match self.plan.step(place) {
             Step::Mapping => Progress::Ended(StepEnd::Over),
             Step::Archive(root) => archive::stage(context, &mut job.batch, root, place),

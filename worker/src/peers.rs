@@ -1,14 +1,18 @@
 //! What a delivery thread talks to peers with: each client is made when the first step needs it, and kept.
 
 use crate::dfapi::DfapiClient;
+use crate::extract::Metadata;
 use crate::fault::Fault;
 use crate::plan::Step;
 use crate::resend::ResendClient;
 use crate::sftp::SftpClient;
 use crate::solr::{self, Document, SolrClient};
 use crate::step::solr as solr_step;
-use crate::step::{Attachments, Context, Progress, credentials, credentials_merge, remote_drop, resend};
+use crate::step::{
+    Attachments, Context, Progress, credentials, credentials_merge, db_merge, insert, lookup, remote_drop, resend,
+};
 use config::{RemoteFolder, Resend, WorkerSettings};
+use db::{Client, Database, Row};
 use link::SecretValue;
 use std::collections::BTreeMap;
 
@@ -16,6 +20,7 @@ use std::collections::BTreeMap;
 pub struct Peers<'a> {
     settings: &'a WorkerSettings,
     secrets: &'a BTreeMap<String, SecretValue>,
+    database: Option<Client>,
     solr: Option<SolrClient>,
     dfapi: Option<DfapiClient>,
     resend: Option<ResendClient>,
@@ -27,6 +32,15 @@ pub struct Peers<'a> {
 #[derive(Debug, Default)]
 pub struct Gathered {
     documents: Vec<Document>,
+    rows: Vec<Row>,
+    order: Vec<Kind>,
+}
+
+/// What was gathered, in order.
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Document,
+    Row,
 }
 
 /// What became of it.
@@ -38,12 +52,22 @@ pub struct Sent {
 impl Gathered {
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.documents.is_empty()
+        self.order.is_empty()
     }
 
     fn document(&mut self, document: Document) -> Progress {
         self.documents.push(document);
-        Progress::Gathered(self.documents.len() - 1)
+        self.number(Kind::Document)
+    }
+
+    fn row(&mut self, row: Row) -> Progress {
+        self.rows.push(row);
+        self.number(Kind::Row)
+    }
+
+    fn number(&mut self, kind: Kind) -> Progress {
+        self.order.push(kind);
+        Progress::Gathered(self.order.len() - 1)
     }
 }
 
@@ -55,19 +79,40 @@ impl Sent {
 }
 
 impl<'a> Peers<'a> {
-    /// None yet.
-    pub fn new(settings: &'a WorkerSettings, secrets: &'a BTreeMap<String, SecretValue>) -> Peers<'a> {
-        Peers { settings, secrets, solr: None, dfapi: None, resend: None, folders: BTreeMap::new() }
+    /// None is connected yet.
+    pub fn new(
+        settings: &'a WorkerSettings,
+        secrets: &'a BTreeMap<String, SecretValue>,
+        database: Option<&Database>,
+    ) -> Peers<'a> {
+        let database = database.map(Client::new);
+        Peers { settings, secrets, database, solr: None, dfapi: None, resend: None, folders: BTreeMap::new() }
     }
 
     /// Looks at the peer of a step before the first message needs it, and says what is wrong. One that is down is met
     /// again with the first message.
     pub fn look_at(&mut self, step: &Step) {
-        if matches!(step, Step::Solr)
-            && let Err(Fault::Again { reason, .. } | Fault::Failed(reason)) = self.solr().check_cores()
-        {
-            log::warn!("{reason}; trying again with the first message");
-        }
+        let reason = match step {
+            Step::Solr => match self.solr().check_cores() {
+                Err(Fault::Again { reason, .. } | Fault::Failed(reason)) => reason,
+                Ok(_) => return,
+            },
+            // What the tables lack is said by the client.
+            Step::Insert { .. } | Step::DbMerge => match self.database().prepare() {
+                Err(fault) => fault.reason().to_owned(),
+                Ok(_) => return,
+            },
+            _ => return,
+        };
+        log::warn!("{reason}; trying again with the first message");
+    }
+
+    /// The metadata with what the channel looks up in its database.
+    ///
+    /// # Errors
+    /// How the step that wanted it ends.
+    pub fn looked_up(&mut self, context: &Context<'_>) -> Result<Metadata, Progress> {
+        lookup::complete(context, self.database())
     }
 
     /// Carries out one step of one message, or gathers it.
@@ -80,6 +125,12 @@ impl<'a> Peers<'a> {
         gathered: &mut Gathered,
     ) -> Progress {
         match step {
+            Step::Insert { batches: false } => insert::run(context, place, self.database()),
+            Step::Insert { batches: true } => match insert::row(context, place, self.database().table()) {
+                Ok(row) => gathered.row(row),
+                Err(reason) => Progress::Failed(reason),
+            },
+            Step::DbMerge => db_merge::run(context, self.database()),
             Step::Solr => match solr_step::document(context) {
                 Ok(document) => gathered.document(document),
                 Err(reason) => Progress::Failed(reason),
@@ -102,8 +153,27 @@ impl<'a> Peers<'a> {
 
     /// Sends what was gathered.
     pub fn send(&mut self, gathered: Gathered) -> Sent {
-        let results = self.solr().index(&gathered.documents).into_iter().map(solr_step::progress).collect();
-        Sent { results }
+        // A job is of one kind, but for the pool that is shared by what found no pool of its own.
+        let mut documents = match gathered.documents.is_empty() {
+            true => Vec::new(),
+            false => self.solr().index(&gathered.documents).into_iter().map(solr_step::progress).collect(),
+        }
+        .into_iter();
+        let mut rows = match gathered.rows.is_empty() {
+            true => Vec::new(),
+            false => self.database().insert_many(&gathered.rows),
+        }
+        .into_iter()
+        .map(insert::progress);
+        let result = |kind: &Kind| match kind {
+            Kind::Document => documents.next(),
+            Kind::Row => rows.next(),
+        };
+        Sent { results: gathered.order.iter().filter_map(result).collect() }
+    }
+
+    fn database(&mut self) -> &mut Client {
+        self.database.as_mut().expect("the plan has steps of a database only where there is one")
     }
 
     fn solr(&mut self) -> &mut SolrClient {

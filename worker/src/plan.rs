@@ -41,6 +41,8 @@ pub enum Step {
         name: String,
         /// Where it is.
         path: PathBuf,
+        /// Its task needs what is looked up in the database, so that it waits for a peer too.
+        looks_up: bool,
     },
     /// The same into a folder reached by SFTP.
     RemoteFolder {
@@ -86,7 +88,8 @@ impl Step {
     /// Whether it touches nothing but files of this machine.
     fn is_local(&self) -> bool {
         match self {
-            Step::Mapping | Step::Archive(_) | Step::Attachment(_) | Step::DropFolder { .. } => true,
+            Step::Mapping | Step::Archive(_) | Step::Attachment(_) => true,
+            Step::DropFolder { looks_up, .. } => !looks_up,
             Step::RemoteFolder { .. }
             | Step::Insert { .. }
             | Step::DbMerge
@@ -125,7 +128,9 @@ impl fmt::Display for Step {
             Step::Mapping => write!(f, "read the message and map its values"),
             Step::Archive(path) => write!(f, "archive the message below {}", path.display()),
             Step::Attachment(path) => write!(f, "archive the attachments below {}", path.display()),
-            Step::DropFolder { name, path } => write!(f, "drop into {} (drop folder {name})", path.display()),
+            Step::DropFolder { name, path, .. } => {
+                write!(f, "drop into {} (drop folder {name})", path.display())
+            }
             Step::RemoteFolder { name, folder } => {
                 let RemoteFolder { user, server, port, path, .. } = folder;
                 write!(f, "drop into sftp://{user}@{server}:{port}{path} (drop folder {name})")
@@ -294,6 +299,8 @@ pub struct Plan {
     /// By place in [`Workflow::ALL`].
     by_workflow: [StepSet; 4],
     archive_before_mapping: bool,
+    row_looks_up: bool,
+    task_looks_up: bool,
     workflows: Vec<(String, Workflow)>,
 }
 
@@ -317,10 +324,13 @@ impl Plan {
             true => &[Workflow::Document, Workflow::Credentials],
             false => &[Workflow::Document],
         };
+        let task_looks_up = task_looks_up(channel);
         for folder in &channel.drop_folders {
             let name = folder.name.clone();
             let step = match &folder.target {
-                DropTarget::Local { path } => Step::DropFolder { name, path: path.clone() },
+                DropTarget::Local { path } => {
+                    Step::DropFolder { name, path: path.clone(), looks_up: task_looks_up }
+                }
                 DropTarget::Remote(folder) => Step::RemoteFolder { name, folder: folder.clone() },
             };
             rows.push((step, dropped));
@@ -362,6 +372,8 @@ impl Plan {
             steps,
             by_workflow,
             archive_before_mapping: channel.archive_first,
+            row_looks_up: !channel.db_mapping.is_empty(),
+            task_looks_up,
             workflows: workflow_rows(channel),
         }
     }
@@ -397,6 +409,23 @@ impl Plan {
         self.names.iter().position(|n| n == name)
     }
 
+    /// Whether the step, in that workflow, needs what is looked up in the database.
+    pub fn looks_up(&self, place: usize, workflow: Workflow) -> bool {
+        match self.steps[place] {
+            Step::Insert { .. } => self.row_looks_up,
+            Step::Credentials | Step::CredentialsMerge => self.task_looks_up,
+            Step::DropFolder { .. } | Step::RemoteFolder { .. } => {
+                self.task_looks_up && workflow == Workflow::Credentials
+            }
+            Step::Mapping
+            | Step::Archive(_)
+            | Step::Attachment(_)
+            | Step::DbMerge
+            | Step::Solr
+            | Step::Resend(_) => false,
+        }
+    }
+
     /// Whether the step needs nothing of the mapping.
     pub fn is_before_mapping(&self, place: usize) -> bool {
         self.archive_before_mapping && matches!(self.steps[place], Step::Archive(_))
@@ -412,6 +441,14 @@ const NO_MERGE: [Workflow; 3] = [Workflow::Credentials, Workflow::Document, Work
 /// Whether the channel says what a credential task is made of.
 pub fn has_task(channel: &Channel) -> bool {
     !channel.credentials_metadata.is_empty() || !channel.book_metadata.is_empty() || channel.mobile.is_some()
+}
+
+/// Whether a credential task has values that are looked up in the database.
+fn task_looks_up(channel: &Channel) -> bool {
+    let fields =
+        channel.credentials_metadata.iter().chain(&channel.book_metadata).map(|(_, variable)| variable);
+    let mut used = fields.chain(channel.mobile.iter().flat_map(|mobile| &mobile.fields));
+    used.any(|variable| channel.db_mapping.iter().any(|lookup| lookup.name == *variable))
 }
 
 /// The column that holds the patient id: that of the `patient_id` mapping.

@@ -116,6 +116,13 @@ pub fn run(init_log: InitLog) -> u8 {
     }
 }
 
+/// The channel's database; made before the sandbox closes, since it reads the CA bundle.
+fn database(settings: &WorkerSettings, start: &Start) -> Option<db::Database> {
+    let insert = settings.channel.db_insert.as_ref()?;
+    let password = insert.password.as_ref().and_then(|name| start.secrets.get(name.as_str()));
+    db::Database::new(&settings.channel, password.map(link::SecretValue::expose))
+}
+
 fn take_orders() -> Result<(WorkerEnd, Start, Vec<OwnedFd>), String> {
     let mut link = WorkerEnd::from_stdin().map_err(|e| e.to_string())?;
     let (start, descriptors) = link.recv_start(ORDERS_WITHIN).map_err(|e| e.to_string())?;
@@ -203,6 +210,7 @@ impl Worker {
             delivery: Arc::new(Delivery {
                 settings: Arc::clone(&settings),
                 secrets: start.secrets.clone(),
+                database: database(&settings, start),
                 plan: Arc::clone(&plan),
                 dispatcher: Arc::clone(&dispatcher),
                 reader: reader.clone(),

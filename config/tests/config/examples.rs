@@ -37,20 +37,12 @@ fn every_example_loads_without_a_warning() {
 }
 
 #[test]
-fn the_examples_of_what_is_built_start() {
-    for name in ["adt.yaml", "oru.yaml", "mdm.yaml", "orm.yaml", "hl7server.yaml"] {
-        assert_eq!(not_built(&example(name)), Vec::<&str>::new(), "{name}");
-    }
-}
-
-#[test]
-fn the_examples_of_what_is_not_built_say_so() {
-    let table: [(&str, &[&str]); 2] = [
-        ("database.yaml", &["channels[1].db_insert", "channels[1].db_mapping", "channels[1].db_metadata"]),
-        ("merge.yaml", &["channels[1].db_insert", "channels[1].db_metadata"]),
-    ];
-    for (name, keys) in table {
-        assert_eq!(not_built(&example(name)), keys, "{name}");
+fn every_example_starts() {
+    for entry in std::fs::read_dir(folder()).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        if name.ends_with(".yaml") {
+            assert_eq!(not_built(&example(&name)), Vec::<&str>::new(), "{name}");
+        }
     }
 }
 

@@ -550,7 +550,18 @@ impl Client {
         if done.as_ref().is_err_and(Fault::is_again) {
             self.open = None;
         }
-        done.map_err(failed)
+        done.map_err(|fault| self.named(failed(fault)))
+    }
+
+    /// A database that is down is named, for whoever has several.
+    fn named(&self, fault: Fault) -> Fault {
+        let label = self.shared.target.label();
+        match fault {
+            Fault::Again { reason, target_down: true, wanted_us } if !reason.starts_with(&label) => {
+                Fault::Again { reason: format!("{label}: {reason}"), target_down: true, wanted_us }
+            }
+            fault => fault,
+        }
     }
 }
 
@@ -571,7 +582,11 @@ impl Shared {
         let mut told = lock(&self.told);
         for difference in differences {
             if told.insert(difference.clone()) {
-                log::warn!("{}: {difference}", self.target.label());
+                let label = self.target.label();
+                match difference.starts_with(&label) {
+                    true => log::warn!("{difference}"),
+                    false => log::warn!("{label}: {difference}"),
+                }
             }
         }
     }

@@ -210,6 +210,14 @@ impl Open {
         Ok(statement)
     }
 
+    /// A statement that failed may have been prepared for a table that has changed since.
+    fn forget_after<T>(&mut self, sql: &str, done: Result<T, Fault>) -> Result<T, Fault> {
+        if matches!(done, Err(Fault::Failed(_))) {
+            self.statements.remove(sql);
+        }
+        done
+    }
+
     fn simple(&mut self, sql: &str) -> Result<(), Fault> {
         self.call(async |client| client.batch_execute(sql).await)
     }
@@ -222,7 +230,8 @@ impl Connection for Open {
             return self.simple(sql).map(|()| 0);
         }
         let statement = self.statement(sql)?;
-        self.call(async |client| client.execute_raw(&statement, params).await)
+        let done = self.call(async |client| client.execute_raw(&statement, params).await);
+        self.forget_after(sql, done)
     }
 
     fn query(&mut self, sql: &str, params: &[Value], limit: usize) -> Result<Vec<Vec<Value>>, Fault> {
@@ -233,7 +242,7 @@ impl Connection for Open {
             let columns: Vec<_> = statement.columns().iter().map(|column| as_text(column.name())).collect();
             statement = self.statement(&format!("SELECT {} FROM ({sql}) AS q", columns.join(", ")))?;
         }
-        self.call(async |client| {
+        let done = self.call(async |client| {
             use futures_util::TryStreamExt;
             let mut rows = pin!(client.query_raw(&statement, params).await?);
             let mut found = Vec::new();
@@ -244,7 +253,8 @@ impl Connection for Open {
                 found.push((0..row.len()).map(value).collect::<Result<_, _>>()?);
             }
             Ok(found)
-        })
+        });
+        self.forget_after(sql, done)
     }
 
     fn begin(&mut self) -> Result<(), Fault> {

@@ -36,8 +36,8 @@ pub struct Source<'a> {
     pub now: DateTime,
 }
 
-/// One row, ready to be inserted.
-#[derive(Clone, PartialEq)]
+/// One row, ready to be inserted. `Debug` shows kinds and lengths, no values.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Row {
     id: String,
     pub(crate) values: Vec<Value>,
@@ -73,6 +73,11 @@ impl Table {
     pub fn in_zone(mut self, zone: TimeZone) -> Table {
         self.zone = zone;
         self
+    }
+
+    /// The table's name.
+    pub fn name(&self) -> &str {
+        &self.insert.table
     }
 
     /// The zone of the times that are written.
