@@ -26,20 +26,21 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> Outcome {
     let mut out = output::stdout();
     match config::load(config, &|name| secrets.is_known(name), Mode::Check) {
         Ok(loaded) => {
+            let certificates = certificates(&loaded);
             if arguments.json {
-                print_json(&mut out, &loaded.warnings, Some(&loaded))?;
+                print_json(&mut out, &loaded.warnings, Some(&loaded), &certificates)?;
             } else {
-                print(&mut out, &loaded)?;
+                print(&mut out, &loaded, &certificates)?;
                 print_left_behind(&mut out, &loaded)?;
             }
             if arguments.plan {
                 print_plans(&mut out, &loaded)?;
             }
-            verdict(&loaded)
+            verdict(&loaded, &certificates)
         }
         Err(problems) => {
             if arguments.json {
-                print_json(&mut out, &problems.0, None)?;
+                print_json(&mut out, &problems.0, None, &[])?;
             } else {
                 for problem in &problems.0 {
                     writeln!(out, "{}", line(problem))?;
@@ -55,8 +56,46 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> Outcome {
     }
 }
 
-/// A file that loads starts nothing that is not built: that is an error to whoever relies on it.
-fn verdict(loaded: &Loaded) -> Outcome {
+/// Something about the certificates of a channel.
+struct Certificates {
+    channel: String,
+    what: String,
+    severity: config::Severity,
+}
+
+/// What there is to say of the certificates of all enabled channels. One that cannot be read is a warning: whoever runs
+/// `check` need not be whom the server runs as. A disabled channel may be waiting for its certificates.
+fn certificates(loaded: &Loaded) -> Vec<Certificates> {
+    let mut found = Vec::new();
+    for channel in loaded.config.channels.iter().filter(|channel| channel.enabled) {
+        let Some(tls) = &channel.tls else { continue };
+        let mut say =
+            |what, severity| found.push(Certificates { channel: channel.name.clone(), what, severity });
+        match master::files::of_tls(tls) {
+            Err(unread) => unread.into_iter().for_each(|what| say(what, config::Severity::Warning)),
+            Ok((files, warnings)) => {
+                warnings.into_iter().for_each(|what| say(what, config::Severity::Warning));
+                match worker::tls::check(tls, &files) {
+                    Ok(None) => {}
+                    Ok(Some(warning)) => say(warning, config::Severity::Warning),
+                    Err(what) => say(what, config::Severity::Error),
+                }
+            }
+        }
+    }
+    found
+}
+
+/// A file that loads starts nothing that is not built, nor a channel whose certificates cannot be used: that is an error
+/// to whoever relies on it.
+fn verdict(loaded: &Loaded, certificates: &[Certificates]) -> Outcome {
+    let unusable = certificates.iter().find(|found| found.severity == config::Severity::Error);
+    if let Some(found) = unusable {
+        let channel = &found.channel;
+        return Err(Fail::Configuration(format!(
+            "does not start with its certificates as they are: {channel}"
+        )));
+    }
     if loaded.not_built.is_empty() {
         return Ok(());
     }
@@ -98,9 +137,13 @@ fn print_left_behind(out: &mut impl Write, loaded: &Loaded) -> io::Result<()> {
     Ok(())
 }
 
-fn print(out: &mut impl Write, loaded: &Loaded) -> io::Result<()> {
+fn print(out: &mut impl Write, loaded: &Loaded, certificates: &[Certificates]) -> io::Result<()> {
     for problem in &loaded.warnings {
         writeln!(out, "{}", line(problem))?;
+    }
+    for Certificates { channel, what, severity } in certificates {
+        let prefix = if *severity == config::Severity::Error { "" } else { "warning: " };
+        writeln!(out, "{prefix}{channel}: {what}")?;
     }
     for found in &loaded.not_built {
         writeln!(out, "{}", line(&found.problem))?;
@@ -122,7 +165,8 @@ fn print(out: &mut impl Write, loaded: &Loaded) -> io::Result<()> {
 fn print_plans(out: &mut impl Write, loaded: &Loaded) -> io::Result<()> {
     for channel in &loaded.config.channels {
         let state = if channel.enabled { "" } else { ", disabled" };
-        writeln!(out, "\n{}: {} port {}{state}", channel.name, channel.listen, channel.port)?;
+        let tls = if channel.tls.is_some() { ", over TLS" } else { "" };
+        writeln!(out, "\n{}: {} port {}{tls}{state}", channel.name, channel.listen, channel.port)?;
         let plan = Plan::of(&loaded.config.worker_settings(channel)).to_string();
         for line in plan.lines() {
             writeln!(out, "  {line}")?;
@@ -131,7 +175,12 @@ fn print_plans(out: &mut impl Write, loaded: &Loaded) -> io::Result<()> {
     Ok(())
 }
 
-fn print_json(out: &mut impl Write, problems: &[Problem], loaded: Option<&Loaded>) -> io::Result<()> {
+fn print_json(
+    out: &mut impl Write,
+    problems: &[Problem],
+    loaded: Option<&Loaded>,
+    certificates: &[Certificates],
+) -> io::Result<()> {
     let not_built = loaded.map(|loaded| &loaded.not_built[..]).unwrap_or_default();
     let object = serde_json::json!({
         "loads": loaded.is_some(),
@@ -142,6 +191,13 @@ fn print_json(out: &mut impl Write, problems: &[Problem], loaded: Option<&Loaded
                 let mut object = object(&found.problem);
                 object["channel"] = found.channel.as_deref().into();
                 object
+            })
+            .collect::<Vec<_>>(),
+        "certificates": certificates
+            .iter()
+            .map(|found| {
+                let severity = severity(found.severity);
+                serde_json::json!({ "channel": found.channel, "what": found.what, "severity": severity })
             })
             .collect::<Vec<_>>(),
         "config_version": loaded.and_then(|loaded| loaded.config.service.config_version.as_deref()),
@@ -158,7 +214,7 @@ fn object(problem: &Problem) -> serde_json::Value {
         "key_path": problem.key_path,
         "what": problem.what,
         "hint": problem.hint,
-        "severity": severity(problem),
+        "severity": severity(problem.severity),
     })
 }
 
@@ -170,12 +226,14 @@ fn channel(channel: &config::Channel) -> serde_json::Value {
 fn line(problem: &Problem) -> String {
     match problem.severity {
         config::Severity::Error => problem.to_string(),
-        config::Severity::Warning | config::Severity::Note => format!("{}: {problem}", severity(problem)),
+        config::Severity::Warning | config::Severity::Note => {
+            format!("{}: {problem}", severity(problem.severity))
+        }
     }
 }
 
-fn severity(problem: &Problem) -> &'static str {
-    match problem.severity {
+fn severity(severity: config::Severity) -> &'static str {
+    match severity {
         config::Severity::Error => "error",
         config::Severity::Warning => "warning",
         config::Severity::Note => "note",

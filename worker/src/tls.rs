@@ -158,3 +158,85 @@ fn first_expiry(path: &Path, chain: &[CertificateDer<'_>]) -> Result<i64, String
     }
     Ok(first)
 }
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use link::SecretValue;
+
+    /// Made for these tests alone; good until 2126.
+    pub(crate) const CERTIFICATE: &str = include_str!("tls/fixtures/server.pem");
+    pub(crate) const KEY: &str = include_str!("tls/fixtures/server.key");
+    const OTHER_KEY: &str = include_str!("tls/fixtures/other.key");
+
+    fn acceptor(certificate: &str, key: &str, ca: Option<&str>) -> Result<Acceptor, String> {
+        let settings = Tls {
+            certificate: "/c".into(),
+            key: "/k".into(),
+            client_ca: ca.map(|_| "/ca".into()),
+            client_names: Vec::new(),
+        };
+        let mut files = Files::from(
+            [("/c", certificate), ("/k", key)]
+                .map(|(path, text)| (path.into(), SecretValue::new(text.to_owned()))),
+        );
+        files.extend(ca.map(|ca| ("/ca".into(), SecretValue::new(ca.to_owned()))));
+        Acceptor::new(&settings, &files)
+    }
+
+    /// What `Secured` is tested with.
+    pub(crate) fn fixture() -> Acceptor {
+        acceptor(CERTIFICATE, KEY, None).unwrap()
+    }
+
+    #[test]
+    fn each_wrong_file_is_named_with_what_would_be_right_and_no_key_is_quoted() {
+        let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        let garbled = CERTIFICATE.replacen("MII", "!!!", 1);
+        for (certificate, key, ca, why) in [
+            (
+                "",
+                KEY,
+                None,
+                "tls.certificate \"/c\": no certificate in it; it must be PEM (BEGIN CERTIFICATE)",
+            ),
+            (
+                KEY,
+                KEY,
+                None,
+                "tls.certificate \"/c\": no certificate in it; it must be PEM (BEGIN CERTIFICATE)",
+            ),
+            (&garbled, KEY, None, "tls.certificate \"/c\": not PEM: "),
+            (CERTIFICATE, CERTIFICATE, None, "tls.key \"/k\": no private key in it; it must be PEM"),
+            (CERTIFICATE, encrypted, None, "tls.key \"/k\": the key has a passphrase; take it off: "),
+            (CERTIFICATE, OTHER_KEY, None, "tls: the key in \"/k\" is not that of the certificate in \"/c\""),
+            (CERTIFICATE, KEY, Some(""), "tls.client_ca \"/ca\": no certificate in it"),
+        ] {
+            let told = acceptor(certificate, key, ca).unwrap_err();
+            assert!(told.starts_with(why), "{told}");
+            assert!(!told.contains(KEY.lines().nth(1).unwrap()), "{told}");
+        }
+        assert!(acceptor(CERTIFICATE, KEY, Some(CERTIFICATE)).is_ok());
+    }
+
+    #[test]
+    fn a_certificate_is_warned_of_when_it_expires_soon_or_has_expired() {
+        let settings =
+            Tls { certificate: "/c".into(), key: "/k".into(), client_ca: None, client_names: Vec::new() };
+        let mut acceptor = fixture();
+        assert_eq!(acceptor.warning(&settings), None);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() as i64;
+        acceptor.expires_s = now + 5 * 86_400 + 100;
+        assert!(acceptor.warning(&settings).unwrap().contains("\"/c\" expires in 5 days, at 2"));
+        acceptor.expires_s = now - 1;
+        assert!(acceptor.warning(&settings).unwrap().contains("\"/c\" expired at 2"));
+    }
+
+    #[test]
+    fn a_peer_is_called_by_its_common_name_and_found_by_every_name_it_has() {
+        let der = CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap();
+        assert_eq!(shown_name(&der).as_deref(), Some("localhost"));
+        assert_eq!(clients::names_in(&der), ["localhost", "localhost", "second.example.org", "10.0.0.7"]);
+        assert_eq!(shown_name(&CertificateDer::from(vec![0x30, 0x80, 1])), None);
+    }
+}

@@ -65,7 +65,11 @@ pub fn run() -> u8 {
                     let peer = Peer { address: "127.0.0.1:1\u{1b}[2J".to_owned(), ..Peer::default() };
                     send(&mut link, Report::Answer { id, answer: Answer::Peers(vec![peer]) });
                 }
-                Order::Start(_) | Order::Drain { .. } | Order::LogStatus | Order::Ask { .. } => {}
+                Order::Start(_)
+                | Order::Files(_)
+                | Order::Drain { .. }
+                | Order::LogStatus
+                | Order::Ask { .. } => {}
             }
         }
         if report_at <= Instant::now() {

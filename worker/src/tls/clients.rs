@@ -107,7 +107,7 @@ pub(crate) fn shown_name(certificate: &CertificateDer<'_>) -> Option<String> {
 }
 
 /// Common names, then alternative names: DNS, address, mail, URI. Compared as text, so that a wildcard is only itself.
-fn names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
+pub(super) fn names_in(certificate: &CertificateDer<'_>) -> Vec<String> {
     let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return Vec::new() };
     let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
     let mut names: Vec<String> = common.map(str::to_owned).collect();

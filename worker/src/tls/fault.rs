@@ -67,8 +67,11 @@ fn of_protocol(error: &Error) -> Reason {
             };
             Reason { kind, detail: format!("alert {alert:?}") }
         }
+        // TLS 1.1 and older name no signature algorithms, and that is what is missed first.
         Error::PeerIncompatible(
-            PeerIncompatible::Tls12NotOffered | PeerIncompatible::Tls12NotOfferedOrEnabled,
+            PeerIncompatible::Tls12NotOffered
+            | PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::SignatureAlgorithmsExtensionRequired,
         ) => plain("it offers no TLS from version 1.2 on"),
         Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon) => {
             plain("it offers no cipher suite that is safe enough")

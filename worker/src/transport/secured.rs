@@ -70,8 +70,15 @@ impl Secured {
             }
             let handshaking = self.tls.is_handshaking();
             let mut watched = Watched { stream, first: None, bytes: 0 };
-            self.tls.read_tls(&mut watched)?;
+            let read = self.tls.read_tls(&mut watched);
             let Watched { first, bytes, .. } = watched;
+            match read {
+                // Its one complaint of what is inside: a message of the handshake that will not end.
+                Err(e) if e.kind() == ErrorKind::InvalidData => {
+                    return Err(self.fail(TlsFault::HandshakeTooLarge));
+                }
+                other => other?,
+            };
             if let Some(first) = first.filter(|_| handshaking && self.handshake_bytes == 0)
                 && !RECORD_TYPES.contains(&first)
                 && first < OLD_GREETING
@@ -179,5 +186,219 @@ impl<S: Read> Read for Watched<'_, S> {
         self.first = buffer[..n].first().copied();
         self.bytes = n;
         Ok(n)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::tests::{CERTIFICATE, fixture};
+    use crate::transport::tls_fault;
+    use hl7::mllp::wrap;
+    use rustls::crypto::ring;
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+    use std::collections::VecDeque;
+    use std::sync::Arc;
+
+    /// A socket whose other end takes no more than `window` bytes until it reads.
+    #[derive(Default)]
+    struct Socket {
+        incoming: VecDeque<u8>,
+        outgoing: VecDeque<u8>,
+        window: usize,
+        ended: bool,
+    }
+
+    impl Read for Socket {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            match self.incoming.read(buffer)? {
+                0 if !self.ended => Err(ErrorKind::WouldBlock.into()),
+                n => Ok(n),
+            }
+        }
+    }
+
+    impl Write for Socket {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            match bytes.len().min(self.window.saturating_sub(self.outgoing.len())) {
+                0 => Err(ErrorKind::WouldBlock.into()),
+                n => self.outgoing.write(&bytes[..n]),
+            }
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    struct Pair {
+        server: Secured,
+        socket: Socket,
+        client: ClientConnection,
+    }
+
+    impl Pair {
+        fn new(window: usize) -> Pair {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(CERTIFICATE.as_bytes()).unwrap()).unwrap();
+            let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots)
+                .with_no_client_auth();
+            let client = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+            let server = Secured::new(ServerConnection::new(fixture().config).unwrap());
+            Pair { server, socket: Socket { window, ..Socket::default() }, client }
+        }
+
+        /// What the client has to say goes to the server.
+        fn client_speaks(&mut self) {
+            while self.client.wants_write() {
+                self.client.write_tls(&mut self.socket.incoming).unwrap();
+            }
+        }
+
+        /// The client reads up to `most` bytes of what is on the wire; gives what was in them.
+        fn client_reads(&mut self, most: usize) -> Vec<u8> {
+            let wire: Vec<u8> = self.socket.outgoing.drain(..most.min(self.socket.outgoing.len())).collect();
+            let (mut wire, mut found) = (&wire[..], Vec::new());
+            while !wire.is_empty() {
+                self.client.read_tls(&mut wire).unwrap();
+                self.client.process_new_packets().unwrap();
+                let _ = self.client.reader().read_to_end(&mut found);
+            }
+            found
+        }
+
+        fn server_reads(&mut self) -> io::Result<Vec<u8>> {
+            let mut buffer = [0; 4096];
+            self.server.read(&mut self.socket, &mut buffer).map(|n| buffer[..n].to_vec())
+        }
+
+        /// Until the handshake is done.
+        fn connected(window: usize) -> Pair {
+            let mut pair = Pair::new(window);
+            while pair.client.is_handshaking() || pair.server.is_handshaking() {
+                pair.client_speaks();
+                assert_eq!(pair.server_reads().unwrap_err().kind(), ErrorKind::WouldBlock);
+                // As when the socket has room again.
+                pair.server.flush(&mut pair.socket).unwrap();
+                pair.client_reads(usize::MAX);
+            }
+            pair
+        }
+    }
+
+    #[test]
+    fn answers_arrive_whole_and_in_order_whatever_the_window_and_little_is_held() {
+        let answers: Vec<u8> = (0..400).flat_map(|n| wrap(&vec![b'a' + (n % 26) as u8; n])).collect();
+        for window in [1, 7, 100, 5_000, 1 << 20] {
+            let mut pair = Pair::connected(window);
+            let (mut written, mut heard, mut turns) = (0, Vec::new(), 0);
+            while heard.len() < answers.len() {
+                // More is ready each time than a record holds, as in a session's output.
+                let ready = &answers[written..answers.len().min(written + 64 * 1024)];
+                let n = pair.server.write(&mut pair.socket, ready).unwrap();
+                // What counts as written is encrypted and bounded, and the last byte never counts too early.
+                assert!(n < ready.len() || !pair.server.tls.wants_write());
+                assert!(n > 0 || window < 100 || ready.is_empty(), "a peer that reads seems not to");
+                written += n;
+                heard.extend(pair.client_reads(window.max(2)));
+                assert!(written <= heard.len() + window + PENDING_BYTES_MAX);
+                turns += 1;
+                assert!(turns < 1_000_000, "{} of {} bytes heard", heard.len(), answers.len());
+            }
+            assert!(heard == answers && written == answers.len(), "window {window}");
+        }
+    }
+
+    #[test]
+    fn a_record_ends_with_an_answer_where_one_fits() {
+        let answers = [wrap(&[b'x'; 9_000]), wrap(&[b'y'; 9_000]), wrap(b"z")].concat();
+        assert_eq!(record_end(&answers), 9_003);
+        assert_eq!(record_end(&answers[9_003..]), 9_003 + 4);
+        assert_eq!(record_end(&wrap(&[b'x'; 40_000])), RECORD_BYTES_MAX);
+        assert_eq!(record_end(b""), 0);
+    }
+
+    #[test]
+    fn plain_text_is_told_by_its_first_byte() {
+        for (bytes, plain) in
+            [(&b"\x0bMSH|"[..], true), (b"MSH|", true), (b"\r\n", true), (b"\x16\x03\x01", false)]
+        {
+            let mut pair = Pair::new(1 << 20);
+            pair.socket.incoming.extend(bytes);
+            let error = pair.server_reads().unwrap_err();
+            let found = matches!(tls_fault(&error), Some(TlsFault::PlainText(byte)) if *byte == bytes[0]);
+            assert_eq!(found, plain, "{bytes:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_is_cut_off_is_an_error_and_one_that_was_ended_is_not() {
+        let mut pair = Pair::connected(1 << 20);
+        pair.client.writer().write_all(b"one").unwrap();
+        pair.client.send_close_notify();
+        pair.client_speaks();
+        pair.socket.ended = true;
+        assert_eq!(pair.server_reads().unwrap(), b"one");
+        assert_eq!(pair.server_reads().unwrap(), b"");
+        assert_eq!(pair.server.write(&mut pair.socket, b"answer").unwrap(), 6);
+        pair.server.end_writing(&mut pair.socket);
+        assert_eq!(pair.client_reads(usize::MAX), b"answer");
+
+        let mut pair = Pair::connected(1 << 20);
+        pair.client.writer().write_all(b"one").unwrap();
+        pair.client_speaks();
+        pair.socket.ended = true;
+        assert_eq!(pair.server_reads().unwrap(), b"one");
+        assert_eq!(pair.server_reads().unwrap_err().kind(), ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_byte_changed_on_the_way_ends_the_connection_and_the_peer_learns_why() {
+        let mut pair = Pair::connected(1 << 20);
+        pair.client.writer().write_all(b"one").unwrap();
+        pair.client_speaks();
+        *pair.socket.incoming.back_mut().unwrap() ^= 1;
+        let error = pair.server_reads().unwrap_err();
+        assert!(
+            matches!(tls_fault(&error), Some(TlsFault::Protocol(rustls::Error::DecryptError))),
+            "{error}"
+        );
+        assert!(!pair.socket.outgoing.is_empty(), "no alert");
+        // What still comes is dropped, and nothing more is said.
+        let alert = pair.socket.outgoing.len();
+        pair.socket.incoming.extend(b"more");
+        assert_eq!(pair.server_reads().unwrap(), b"more");
+        assert_eq!(pair.server.write(&mut pair.socket, b"answer").unwrap(), 6);
+        pair.server.end_writing(&mut pair.socket);
+        assert_eq!(pair.socket.outgoing.len(), alert);
+    }
+
+    #[test]
+    fn a_handshake_that_never_ends_is_cut_short() {
+        let mut pair = Pair::new(1 << 20);
+        // Records of a handshake message that says it is 16 MiB long.
+        let record = |first: bool| {
+            let mut record = vec![0x16, 3, 1, 0x20, 0];
+            record.resize(record.len() + 0x2000, 0);
+            if first {
+                record[5..9].copy_from_slice(&[1, 0xff, 0xff, 0xff]);
+            }
+            record
+        };
+        for n in 0..1_000 {
+            pair.socket.incoming.extend(record(n == 0));
+            let error = pair.server_reads().unwrap_err();
+            if error.kind() != ErrorKind::WouldBlock {
+                assert!(n < 2 * HANDSHAKE_BYTES_MAX / 0x2000, "after {n} records: {error}");
+                assert!(tls_fault(&error).is_some(), "{error:?}");
+                return;
+            }
+        }
+        panic!("8 MiB of a handshake were taken");
     }
 }
