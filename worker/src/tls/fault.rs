@@ -76,6 +76,9 @@ fn of_protocol(error: &Error) -> Reason {
         Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon) => {
             plain("it offers no cipher suite that is safe enough")
         }
+        Error::PeerIncompatible(
+            PeerIncompatible::NoKxGroupsInCommon | PeerIncompatible::NamedGroupsExtensionRequired,
+        ) => plain("it offers no key exchange that is safe enough"),
         Error::PeerIncompatible(what) => {
             Reason { kind: "its TLS and ours have too little in common", detail: format!("{what:?}") }
         }
