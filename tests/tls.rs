@@ -139,10 +139,11 @@ fn with_client_ca_only_good_certificates_of_that_ca_get_in() {
     secured.refuses(Some(&foreign), "its certificate comes from no CA in client_ca");
     let server_only = secured.ca.server("his", Key::Ecdsa, Good::Days(30));
     secured.refuses(Some(&server_only), "its certificate is not for clients");
+    secured.refuses(Some(secured.ca.own()), "its certificate is that of a CA");
 
     peer.exchange(&adt("STILL", "P1")).accepts(b"STILL");
     within(PATIENCE, "the failures are counted", || {
-        (secured.server.channel("adt")["status"]["framing"]["tls_failed"] == 4).then_some(())
+        (secured.server.channel("adt")["status"]["framing"]["tls_failed"] == 5).then_some(())
     });
     wait_files(&secured.site.path("archive/adt"), ".hl7", 2);
 }

@@ -82,6 +82,11 @@ impl Ca {
         Ca { folder, own, last: AtomicU32::new(0) }
     }
 
+    /// Its certificate and key.
+    pub fn own(&self) -> &Pair {
+        &self.own
+    }
+
     /// Its certificate.
     pub fn certificate(&self) -> &Path {
         &self.own.certificate

@@ -10,6 +10,9 @@ use link::{Answer, Order, Peer, Question, Report};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+/// A server that is never reloaded is reminded of its certificates so often.
+const REPORTS_A_DAY: u64 = 86_400_000 / REPORT_MS;
+
 impl Turn<'_> {
     pub(super) fn orders(&mut self, now_ms: u64) {
         loop {
@@ -125,6 +128,9 @@ impl Turn<'_> {
         self.look_for_room();
         if self.reports.is_multiple_of(60) {
             self.r.intake.expire();
+        }
+        if self.reports.is_multiple_of(REPORTS_A_DAY) {
+            self.warn_of_expiry();
         }
         let status = self.status();
         self.tell(&Report::Status(Box::new(status)));

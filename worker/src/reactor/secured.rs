@@ -61,6 +61,15 @@ impl Turn<'_> {
         }
     }
 
+    /// Reminds of a certificate that expires soon.
+    pub(super) fn warn_of_expiry(&self) {
+        if let (Some(settings), Some(tls)) = (&self.r.settings.channel.tls, &self.r.tls)
+            && let Some(warning) = tls.warning(settings)
+        {
+            log::warn!("{warning}");
+        }
+    }
+
     /// New certificates: for connections that come from now on.
     pub(super) fn files(&mut self, files: &Files) {
         let Some(settings) = &self.r.settings.channel.tls else {

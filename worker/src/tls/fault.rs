@@ -106,6 +106,10 @@ fn of_certificate(fault: &CertificateError) -> Reason {
             Some(names) => {
                 Reason { kind: "no name in its certificate is in client_names", detail: names.to_string() }
             }
+            // What `openssl req -x509` makes unless it is told otherwise.
+            None if other.to_string().contains("CaUsedAsEndEntity") => {
+                plain("its certificate is that of a CA; it needs one of its own, with CA:FALSE")
+            }
             None => Reason { kind: "its certificate cannot be used", detail: other.to_string() },
         },
         other => Reason { kind: "its certificate cannot be used", detail: other.to_string() },
