@@ -223,3 +223,23 @@ fn tls_before_1_2_and_what_is_not_safe_enough_are_refused_and_named() {
     let cbc = "ECDHE-RSA-AES256-SHA:@SECLEVEL=0";
     refused(&["-tls1_2", "-cipher", cbc], "it offers no cipher suite that is safe enough");
 }
+
+#[test]
+fn no_session_is_resumed() {
+    let two = Two::start();
+    let [certificate, key] = two.clients[0].texts();
+    for version in ["-tls1_2", "-tls1_3"] {
+        let session = two.site.text(&format!("session{version}"));
+        // What the first connection keeps, the second one shows. In TLS 1.3 there is nothing to keep.
+        for option in ["-sess_out", "-sess_in"] {
+            if option == "-sess_in" && !Path::new(&session).exists() {
+                continue;
+            }
+            let mut command = s_client(two.ports[0], version);
+            command.args(["-CAfile", two.ca(), "-cert", certificate, "-key", key, option, &session]);
+            let ran = finish(command, PATIENCE);
+            assert!(ran.stdout.contains("Verify return code: 0"), "{ran:#?}");
+            assert!(ran.stdout.contains("New, TLSv1") && !ran.stdout.contains("Reused"), "{ran:#?}");
+        }
+    }
+}

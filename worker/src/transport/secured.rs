@@ -348,6 +348,7 @@ mod tests {
         assert_eq!(pair.server.write(&mut pair.socket, b"answer").unwrap(), 6);
         pair.server.end_writing(&mut pair.socket);
         assert_eq!(pair.client_reads(usize::MAX), b"answer");
+        assert_eq!(pair.client.reader().read(&mut [0; 1]).unwrap(), 0, "no close_notify came");
 
         let mut pair = Pair::connected(1 << 20);
         pair.client.writer().write_all(b"one").unwrap();
