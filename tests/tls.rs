@@ -320,6 +320,8 @@ fn after_a_close_notify_what_came_is_answered() {
 #[test]
 fn a_thousand_slow_connections_leave_honest_senders_their_throughput() {
     const SLOW: usize = 1000;
+    // In an idle machine's release build they keep over nine tenths. Here everything shares two cores: nobody starves.
+    const KEPT: f64 = 0.6;
     let keys = json!({"max_connections": 1200, "max_connections_per_address": 1200, "message_timeout": 600});
     let secured = Secured::with(|_| json!({}), keys);
     let alone = throughput(&secured, "ALONE");
@@ -346,14 +348,20 @@ fn a_thousand_slow_connections_leave_honest_senders_their_throughput() {
                 }
             }
         });
-        let beside = throughput(&secured, "BESIDE");
+        // Whatever else this machine does slows one measurement, not three.
+        let mut beside: f64 = 0.0;
+        for n in 0..3 {
+            beside = beside.max(throughput(&secured, &format!("BESIDE{n}")));
+            if beside > alone * KEPT {
+                break;
+            }
+        }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         beside
     });
     let held = held_by_server(secured.server.pid()).saturating_sub(before);
     eprintln!("alone {alone:.0}/s, beside {SLOW} slow ones {beside:.0}/s; they hold {} KiB", held >> 10);
-    // The short form is noisy: what is asserted is that nobody starves. The long form measures.
-    assert!(beside > alone * 0.5, "{beside:.0}/s instead of {alone:.0}/s");
+    assert!(beside > alone * KEPT, "{beside:.0}/s instead of {alone:.0}/s");
     assert!(held < 64 << 20, "{held} bytes are held");
 }
 
