@@ -1,15 +1,10 @@
-//! The manual is what the program does: every example in it loads, every message it quotes is what is said, every key
-//! and every option stands in it, and every default is the one that holds.
-//!
-//! A fenced block says by its info string what it is: ```` ```yaml service ```` holds keys of the service, `channel` keys
-//! of a channel, `file` a whole file. It loads without a warning; `warned` and `wrong` ones do not, and the block after
-//! them holds what is said, line by line.
+//! `configuration.md`: keys, defaults, examples, and the examples of the other pages.
 
+use crate::{blocks, page, pages};
 use config::{Config, Mode, Severity};
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
 
-const RAW: &str = include_str!("../config/src/raw.rs");
+const RAW: &str = include_str!("../../config/src/raw.rs");
 
 /// Heading of `docs/configuration.md` → the section of `config/src/raw.rs` whose keys stand in its table, and what a key
 /// stands in where its default is tried.
@@ -45,7 +40,11 @@ const SECTIONS: [(&str, &str, Wrap); 18] = [
     (
         "`db_metadata`",
         "DbColumn",
-        Wrap::In("channel", "mapping: {a: PID.1.3}\ndb_insert: {driver: SQLite, database: /d, table: t}\ndb_metadata:\n  a: ", &["field_name: A", "field_type: Text"]),
+        Wrap::In(
+            "channel",
+            "mapping: {a: PID.1.3}\ndb_insert: {driver: SQLite, database: /d, table: t}\ndb_metadata:\n  a: ",
+            &["field_name: A", "field_type: Text"],
+        ),
     ),
     ("`db_mapping`", "Lookup", Wrap::Nowhere),
     ("`mobile`", "Mobile", Wrap::Nowhere),
@@ -61,54 +60,6 @@ enum Wrap {
     /// Of service or channel; what comes before the section's braces; keys that it needs.
     In(&'static str, &'static str, &'static [&'static str]),
     Nowhere,
-}
-
-fn manual() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("docs")
-}
-
-fn page(name: &str) -> String {
-    let path = manual().join(name);
-    std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-fn pages() -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(manual())
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| name.ends_with(".md"))
-        .collect();
-    names.sort();
-    names
-}
-
-/// A fenced block: what stands behind the fence, and its lines.
-struct Block {
-    line: usize,
-    info: String,
-    text: String,
-}
-
-fn blocks(page: &str) -> Vec<Block> {
-    let mut blocks: Vec<Block> = Vec::new();
-    let mut open = false;
-    for (n, line) in page.lines().enumerate() {
-        match line.strip_prefix("```") {
-            Some(_) if open => open = false,
-            Some(info) => {
-                open = true;
-                blocks.push(Block { line: n + 1, info: info.to_owned(), text: String::new() });
-            }
-            None if open => {
-                let block = blocks.last_mut().expect("opened above");
-                block.text.push_str(line);
-                block.text.push('\n');
-            }
-            None => {}
-        }
-    }
-    assert!(!open, "a block is not closed");
-    blocks
 }
 
 /// The whole file that a block is part of.
@@ -211,7 +162,8 @@ fn sections() -> Vec<(String, BTreeSet<String>)> {
     let mut sections = Vec::new();
     for part in RAW.split("section! {").skip(1) {
         let body = part.split_once("\n}\n").expect("a section ends at the margin").0;
-        let mut lines = body.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("///"));
+        let mut lines =
+            body.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("///"));
         let name = lines.next().and_then(|line| line.split_once(',')).expect("NAME, \"…\" {").0.to_owned();
         let keys = lines.filter(|line| line.contains(": ")).map(|line| {
             let left = line.split_once(": ").expect("filtered").0;
@@ -304,13 +256,17 @@ fn every_default_is_the_one_that_holds() {
             assert!(known, "{} of {}: {}", row.key, row.section, row.default);
             continue;
         };
-        let wrap = SECTIONS.iter().find(|(_, section, _)| *section == row.section).expect("from the same table").2;
+        let wrap =
+            SECTIONS.iter().find(|(_, section, _)| *section == row.section).expect("from the same table").2;
         let (without, with) = match wrap {
             Wrap::Service => (whole("service", ""), whole("service", &format!("{}: {value}\n", row.key))),
             Wrap::Channel => (whole("channel", ""), whole("channel", &format!("{}: {value}\n", row.key))),
             Wrap::In(kind, before, needs) => {
-                let rest: Vec<&str> =
-                    needs.iter().copied().filter(|need| !need.starts_with(&format!("{}:", row.key))).collect();
+                let rest: Vec<&str> = needs
+                    .iter()
+                    .copied()
+                    .filter(|need| !need.starts_with(&format!("{}:", row.key)))
+                    .collect();
                 let rest = rest.join(", ");
                 let comma = if rest.is_empty() { "" } else { ", " };
                 (
