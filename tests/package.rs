@@ -153,7 +153,7 @@ fn the_scripts_of_the_package_are_sound() {
             .unwrap();
         assert!(output.status.success(), "{name}: {}", said(&output));
     }
-    for name in ["fresh-root", "inside"] {
+    for name in ["fresh-root", "inside", "first-hour"] {
         let output =
             Command::new("bash").arg("-n").arg(top().join("tests/package").join(name)).output().unwrap();
         assert!(output.status.success(), "{name}: {}", said(&output));
