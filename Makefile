@@ -9,13 +9,20 @@ CARGO ?= cargo
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Rust calls the C compiler to link; OpenSSL is Debian's, libssh2 and SQLite come with their crates and are compiled.
 BUILD_PACKAGES := gcc libc6-dev pkg-config libssl-dev zlib1g-dev
+PACKAGES = $(BUILD_PACKAGES)
+DEB_PACKAGES := debhelper dpkg-dev python3
+# What trying the package in a Debian root of its own needs.
+ROOT_PACKAGES := debootstrap lintian systemd-container
+DEB_FOLDER := $(abspath $(TARGET))/debian
 
-.PHONY: help demo test build build-packages
+.PHONY: help demo test build deb deb-test build-packages
 
 help:
 	@echo 'make demo   build, then run a server with three channels in a temporary folder and send it three messages'
 	@echo 'make test   build, then run every test'
 	@echo 'make build  build the program: $(TARGET)/release/hl7server'
+	@echo 'make deb    build the Debian package in $(TARGET)/debian'
+	@echo 'make deb-test  build it, and try it under a systemd in a fresh Debian root; needs root'
 
 demo: build
 	$(TARGET)/release/hl7server demo
@@ -28,10 +35,24 @@ test: build-packages
 build: build-packages
 	$(CARGO) build --release --locked
 
+# The package and what belongs to it go to DEB_FOLDER; the source stays as it was.
+deb: PACKAGES := $(BUILD_PACKAGES) $(DEB_PACKAGES)
+deb: build-packages
+	mkdir -p $(DEB_FOLDER)
+	rm -f $(DEB_FOLDER)/hl7server* debian/files
+	DEB_FOLDER=$(DEB_FOLDER) dpkg-buildpackage --build=binary --unsigned-changes --no-pre-clean --post-clean \
+		--buildinfo-file=$(DEB_FOLDER)/hl7server.buildinfo --buildinfo-option=-u$(DEB_FOLDER) \
+		--changes-file=$(DEB_FOLDER)/hl7server.changes --changes-option=-u$(DEB_FOLDER)
+	@ls -l $(DEB_FOLDER)/*.deb
+
+deb-test: PACKAGES := $(BUILD_PACKAGES) $(DEB_PACKAGES) $(ROOT_PACKAGES)
+deb-test: deb
+	tests/package/fresh-root $(DEB_FOLDER)
+
 # Not root: through sudo, which asks for its password where it has to.
 build-packages:
 	@missing=(); \
-	for package in $(BUILD_PACKAGES); do \
+	for package in $(PACKAGES); do \
 		dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$$package"); \
 	done; \
 	if [ $${#missing[@]} -gt 0 ]; then \
