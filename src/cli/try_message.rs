@@ -78,6 +78,10 @@ fn text(out: &mut impl Write, trial: &worker::trial::Trial) -> std::io::Result<(
         let size = output::size(file.bytes.len() as u64);
         writeln!(out, "file      {} ({}, {size})", file.path.display(), file.step)?;
     }
+    for request in &trial.requests {
+        let body = crate::logging::escape_controls(&request.body);
+        writeln!(out, "request   {} ({}): {body}", request.step, request.what)?;
+    }
     for note in &trial.notes {
         writeln!(out, "note      {note}")?;
     }
@@ -98,6 +102,11 @@ fn json(out: &mut impl Write, trial: &worker::trial::Trial) -> std::io::Result<(
         .iter()
         .map(|(name, value)| serde_json::json!({"name": name, "value": value}))
         .collect();
+    let requests: Vec<_> = trial
+        .requests
+        .iter()
+        .map(|r| serde_json::json!({"step": r.step, "what": r.what, "body": r.body}))
+        .collect();
     let all = serde_json::json!({
         "code": trial.code,
         "refusal": trial.refusal,
@@ -105,6 +114,7 @@ fn json(out: &mut impl Write, trial: &worker::trial::Trial) -> std::io::Result<(
         "undecodable": trial.undecodable,
         "metadata": metadata,
         "files": files,
+        "requests": requests,
         "notes": trial.notes,
         "problems": trial.problems,
     });

@@ -9,7 +9,8 @@ use crate::sftp::SftpClient;
 use crate::solr::{self, Document, SolrClient};
 use crate::step::solr as solr_step;
 use crate::step::{
-    Attachments, Context, Progress, credentials, credentials_merge, db_merge, insert, lookup, remote_drop, resend,
+    Attachments, Context, Progress, credentials, credentials_merge, db_merge, insert, lookup, remote_drop,
+    resend,
 };
 use config::{RemoteFolder, Resend, WorkerSettings};
 use db::{Client, Database, Row};

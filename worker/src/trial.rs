@@ -6,7 +6,7 @@ use crate::extract::{self, Metadata};
 use crate::folders::folder_path;
 use crate::names::NameParts;
 use crate::plan::{Plan, Step};
-use crate::step::{Attachments, Context};
+use crate::step::{self, Attachments, Context};
 use config::{WorkerSettings, Workflow};
 use hl7::charset;
 use hl7::message::Message;
@@ -28,6 +28,8 @@ pub struct Trial {
     pub metadata: Vec<(String, Option<String>)>,
     /// The files that would be written, in the order of the plan.
     pub files: Vec<TrialFile>,
+    /// What would be said to peers, in the order of the plan.
+    pub requests: Vec<TrialRequest>,
     /// Why it would fail.
     pub problems: Vec<String>,
     /// What the log would say of its attachments.
@@ -43,6 +45,17 @@ pub struct TrialFile {
     pub path: PathBuf,
     /// Its content.
     pub bytes: Vec<u8>,
+}
+
+/// Something that a peer would be sent.
+#[derive(Clone, Debug)]
+pub struct TrialRequest {
+    /// The step's name.
+    pub step: String,
+    /// To whom, and what it is.
+    pub what: String,
+    /// The document, the task, or the statement with its values.
+    pub body: String,
 }
 
 /// Carries a message as far through a channel's plan as can be done without doing anything.
@@ -130,7 +143,12 @@ pub fn run(settings: &WorkerSettings, body: &[u8]) -> Trial {
             Step::RemoteFolder { folder, .. } => {
                 trial.attachments(&step, PathBuf::from(&folder.path), &context, &mut attachments);
             }
-            other => trial.notes.push(format!("{step}: would {other}")),
+            Step::Solr => trial.requests(&step, "document for core hl7 of Solr", solr_document(&context)),
+            Step::Credentials => trial.requests(&step, "task for dfapi", credential_task(&context)),
+            Step::CredentialsMerge => trial.requests(&step, "merge for dfapi", credential_merges(&context)),
+            Step::Insert { .. } => trial.insert(&step, place, &context),
+            Step::DbMerge => trial.requests(&step, "statement with its values", db_merges(&context)),
+            other @ Step::Resend(_) => trial.notes.push(format!("{step}: would {other}, as it came")),
         }
     }
     if let Some(marked) = attachments.marked() {
@@ -140,7 +158,59 @@ pub fn run(settings: &WorkerSettings, body: &[u8]) -> Trial {
     trial
 }
 
+fn solr_document(context: &Context<'_>) -> Result<Vec<String>, String> {
+    Ok(vec![step::solr::document(context)?.json])
+}
+
+fn credential_task(context: &Context<'_>) -> Result<Vec<String>, String> {
+    Ok(vec![String::from_utf8_lossy(&step::credentials::task_bytes(context)?).into_owned()])
+}
+
+fn credential_merges(context: &Context<'_>) -> Result<Vec<String>, String> {
+    let tasks = step::credentials_merge::tasks(context)?;
+    Ok(tasks.iter().map(|(_, task)| String::from_utf8_lossy(task).into_owned()).collect())
+}
+
+fn db_merges(context: &Context<'_>) -> Result<Vec<String>, String> {
+    let table = db::Table::of(context.channel).ok_or("the channel has no database")?;
+    let sql = table.statements().pop().unwrap_or_default();
+    let pairs = step::db_merge::pairs(context, &table)?;
+    Ok(pairs
+        .iter()
+        .map(|(surviving, prior)| format!("{sql} -- {}, {}", surviving.shown(), prior.shown()))
+        .collect())
+}
+
 impl Trial {
+    fn requests(&mut self, step: &str, what: &str, bodies: Result<Vec<String>, String>) {
+        match bodies {
+            Ok(bodies) => self.requests.extend(bodies.into_iter().map(|body| TrialRequest {
+                step: step.to_owned(),
+                what: what.to_owned(),
+                body,
+            })),
+            Err(reason) => self.problems.push(format!("{step}: {reason}")),
+        }
+    }
+
+    /// The insert and its look-ups, which are not made.
+    fn insert(&mut self, step: &str, place: usize, context: &Context<'_>) {
+        let Some(table) = db::Table::of(context.channel) else { return };
+        for lookup in &context.channel.db_mapping {
+            self.notes.push(format!("{step}: {} would be looked up and has no value here", lookup.name));
+        }
+        let row = step::insert::row(context, place, &table).map(|row| {
+            let values: Vec<String> = row.values().iter().map(db::Value::shown).collect();
+            vec![format!("{} -- {}", table.insert_statement(), values.join(", "))]
+        });
+        match row {
+            Err(reason) if !context.channel.db_mapping.is_empty() => {
+                self.notes.push(format!("{step}: {reason}"));
+            }
+            row => self.requests(step, "statement with its values", row),
+        }
+    }
+
     fn attachments(
         &mut self,
         step: &str,

@@ -181,6 +181,11 @@ impl Table {
         names.chain(self.insert.message_key.as_deref()).collect()
     }
 
+    /// The insert, as it is where the key column has its unique index.
+    pub fn insert_statement(&self) -> String {
+        self.insert_sql(true)
+    }
+
     /// The insert; `unique` says whether the key column has a unique index.
     pub(crate) fn insert_sql(&self, unique: bool) -> String {
         let (table, names) = (&self.insert.table, self.inserted_names());
