@@ -6,7 +6,8 @@ use crate::extract::{self, Metadata};
 use crate::folders::folder_path;
 use crate::names::NameParts;
 use crate::plan::{Plan, Step};
-use crate::step::{Attachments, Context};
+use crate::solr::CORE;
+use crate::step::{Attachments, Context, credentials, credentials_merge, solr};
 use config::{WorkerSettings, Workflow};
 use hl7::charset;
 use hl7::message::Message;
@@ -28,6 +29,8 @@ pub struct Trial {
     pub metadata: Vec<(String, Option<String>)>,
     /// The files that would be written, in the order of the plan.
     pub files: Vec<TrialFile>,
+    /// What peers would be sent, in the order of the plan.
+    pub sent: Vec<TrialCall>,
     /// Why it would fail.
     pub problems: Vec<String>,
     /// What the log would say of its attachments.
@@ -43,6 +46,17 @@ pub struct TrialFile {
     pub path: PathBuf,
     /// Its content.
     pub bytes: Vec<u8>,
+}
+
+/// What a peer would be sent.
+#[derive(Clone, Debug)]
+pub struct TrialCall {
+    /// The step's name.
+    pub step: String,
+    /// Whom, or where to.
+    pub to: String,
+    /// What, as text.
+    pub text: String,
 }
 
 /// Carries a message as far through a channel's plan as can be done without doing anything.
@@ -125,10 +139,23 @@ pub fn run(settings: &WorkerSettings, body: &[u8]) -> Trial {
                 trial.attachments(&step, folder_path(root, &below), &context, &mut attachments);
             }
             Step::DropFolder { path, .. } => {
-                trial.attachments(&step, path.clone(), &context, &mut attachments);
+                trial.dropped(&step, path.clone(), &context, &mut attachments);
             }
             Step::RemoteFolder { folder, .. } => {
-                trial.attachments(&step, PathBuf::from(&folder.path), &context, &mut attachments);
+                trial.dropped(&step, PathBuf::from(&folder.path), &context, &mut attachments);
+            }
+            Step::Solr => {
+                let document = solr::document(&context).map(|document| vec![document.json]);
+                trial.calls(&step, &format!("core {CORE} of solr"), document);
+            }
+            Step::Credentials => {
+                let task = credentials::task_bytes(&context).map(|task| vec![text_of(&task)]);
+                trial.calls(&step, "dfapi", task);
+            }
+            Step::CredentialsMerge => {
+                let tasks = credentials_merge::tasks(&context);
+                let texts = tasks.map(|tasks| tasks.iter().map(|(_, task)| text_of(task)).collect());
+                trial.calls(&step, "dfapi", texts);
             }
             other => trial.notes.push(format!("{step}: would {other}")),
         }
@@ -140,7 +167,36 @@ pub fn run(settings: &WorkerSettings, body: &[u8]) -> Trial {
     trial
 }
 
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
 impl Trial {
+    fn calls(&mut self, step: &str, to: &str, texts: Result<Vec<String>, String>) {
+        match texts {
+            Ok(texts) => self.sent.extend(texts.into_iter().map(|text| TrialCall {
+                step: step.to_owned(),
+                to: to.to_owned(),
+                text,
+            })),
+            Err(reason) => self.problems.push(format!("{step}: {reason}")),
+        }
+    }
+
+    /// What a drop folder would get: the attachments, or the task of a message that makes one.
+    fn dropped(&mut self, step: &str, folder: PathBuf, context: &Context<'_>, attachments: &mut Attachments) {
+        if context.workflow != Workflow::Credentials {
+            return self.attachments(step, folder, context, attachments);
+        }
+        match credentials::task_bytes(context) {
+            Ok(bytes) => {
+                let path = folder.join(format!("{}.json", context.names.task_stem()));
+                self.files.push(TrialFile { step: step.to_owned(), path, bytes });
+            }
+            Err(reason) => self.problems.push(format!("{step}: {reason}")),
+        }
+    }
+
     fn attachments(
         &mut self,
         step: &str,
@@ -203,5 +259,48 @@ mod tests {
         assert!(failed.problems[0].starts_with("mapping: "));
         let failed = of("ORU^R01|1|P|2.5", "PID|1||4711\rOBX|1|TX|||x\r");
         assert_eq!(failed.problems, ["attachment: no PDF found in any OBX or Z segment"]);
+    }
+
+    #[test]
+    fn a_trial_shows_what_dfapi_and_solr_would_be_sent() {
+        let lines = "drop_folders: { tasks: { path: /c } }\nmapping: { patient_id: PID.1.3.1 }\n\
+                     credentials_metadata: { number: patient_id }";
+        let mut settings = settings(lines);
+        settings.store_solr = true;
+        settings.solr = Some(config::SolrServer {
+            name: "solr".to_owned(),
+            port: 1,
+            https: true,
+            user: String::new(),
+            password: config::Password::Plain(config::PlainSecret::new(String::new())),
+            certificate: true,
+            ca_file: None,
+            active_cores: Vec::new(),
+            timeout: std::time::Duration::from_secs(1),
+        });
+        settings.dfapi = Some(config::Dfapi {
+            name: "dfapi".to_owned(),
+            port: 1,
+            https: true,
+            path: String::new(),
+            token: None,
+            certificate: true,
+            ca_file: None,
+            timeout: std::time::Duration::from_secs(1),
+        });
+        let of =
+            |msh: &str, rest: &str| run(&settings, format!("MSH|^~\\&|A|B|C|D|1||{msh}\r{rest}").as_bytes());
+        let trial = of("ADT^A01|M1|P|2.5", "PID|1||4711\r");
+        assert_eq!(trial.problems, Vec::<String>::new());
+        assert_eq!(trial.files[0].path.to_str(), Some("/c/M1.json"));
+        let sent: Vec<(&str, &str)> = trial.sent.iter().map(|c| (c.step.as_str(), c.to.as_str())).collect();
+        assert_eq!(sent, [("credentials", "dfapi"), ("solr", "core hl7 of solr")]);
+        assert_eq!(trial.sent[0].text.as_bytes(), trial.files[0].bytes);
+        assert!(trial.sent[0].text.contains(r#""patient":{"number":"4711"}"#), "{}", trial.sent[0].text);
+        assert!(trial.sent[1].text.contains(r#""patient_id_s":"4711""#), "{}", trial.sent[1].text);
+        let merge = of("ADT^A34|M2|P|2.5", "PID|1||NEW\rMRG|OLD\r");
+        assert!(merge.sent[0].text.contains(r#""prior_patient_id":"OLD","patient_id":"NEW""#), "{merge:?}");
+        let lone = of("ADT^A34|M3|P|2.5", "PID|1||NEW\r");
+        assert_eq!(lone.problems, ["credentials_merge: there is no MRG segment"]);
     }
 }
