@@ -64,7 +64,8 @@ impl<'a> Peers<'a> {
     /// again with the first message.
     pub fn look_at(&mut self, step: &Step) {
         if matches!(step, Step::Solr)
-            && let Err(Fault::Again { reason, .. } | Fault::Failed(reason)) = self.solr().check_cores()
+            && let Err(Fault::Again { reason, .. } | Fault::Failed(reason)) =
+                self.solr().and_then(SolrClient::check_cores)
         {
             log::warn!("{reason}; trying again with the first message");
         }
@@ -91,7 +92,7 @@ impl<'a> Peers<'a> {
             }
             Step::Resend(to) => {
                 let wanted = match &to.filter {
-                    Some(filter) => solr_step::forwards(context, filter, self.solr()),
+                    Some(filter) => self.solr().and_then(|solr| solr_step::forwards(context, filter, solr)),
                     None => Ok(true),
                 };
                 resend::run(context, wanted, self.resend(to))
@@ -102,13 +103,20 @@ impl<'a> Peers<'a> {
 
     /// Sends what was gathered.
     pub fn send(&mut self, gathered: Gathered) -> Sent {
-        let results = self.solr().index(&gathered.documents).into_iter().map(solr_step::progress).collect();
+        let results = match self.solr() {
+            Ok(solr) => solr.index(&gathered.documents).into_iter().map(solr_step::progress).collect(),
+            Err(fault) => gathered.documents.iter().map(|_| fault.clone().into()).collect(),
+        };
         Sent { results }
     }
 
-    fn solr(&mut self) -> &mut SolrClient {
-        let server = self.settings.solr.as_ref().expect("a step or a filter that asks Solr has one");
-        self.solr.get_or_insert_with(|| SolrClient::new(server, &solr::password(server, self.secrets)))
+    /// A filter may stand in the file without an active server: a warning there, and a wait here.
+    fn solr(&mut self) -> Result<&mut SolrClient, Fault> {
+        let Some(server) = &self.settings.solr else {
+            return Err(Fault::down("no solr server is active".to_owned()));
+        };
+        let password = || solr::password(server, self.secrets);
+        Ok(self.solr.get_or_insert_with(|| SolrClient::new(server, &password())))
     }
 
     fn dfapi(&mut self) -> &mut DfapiClient {
