@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 /// Show what a channel would do with a message, without doing it
 ///
-/// Prints the answer, the mapped values and the files that would be written. Nothing is sent and nothing is written but
+/// Prints the answer, the mapped values, the files that would be written and what peers would be sent. Nothing is sent and nothing is written but
 /// what --out asks for. Ends with 1 when the message would be refused or would fail.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -78,9 +78,9 @@ fn text(out: &mut impl Write, trial: &worker::trial::Trial) -> std::io::Result<(
         let size = output::size(file.bytes.len() as u64);
         writeln!(out, "file      {} ({}, {size})", file.path.display(), file.step)?;
     }
-    for request in &trial.requests {
-        let body = crate::logging::escape_controls(&request.body);
-        writeln!(out, "request   {} ({}): {body}", request.step, request.what)?;
+    for call in &trial.sent {
+        let text = crate::logging::escape_controls(&call.text);
+        writeln!(out, "sends     to {} ({}): {text}", call.to, call.step)?;
     }
     for note in &trial.notes {
         writeln!(out, "note      {note}")?;
@@ -102,11 +102,8 @@ fn json(out: &mut impl Write, trial: &worker::trial::Trial) -> std::io::Result<(
         .iter()
         .map(|(name, value)| serde_json::json!({"name": name, "value": value}))
         .collect();
-    let requests: Vec<_> = trial
-        .requests
-        .iter()
-        .map(|r| serde_json::json!({"step": r.step, "what": r.what, "body": r.body}))
-        .collect();
+    let sent: Vec<_> =
+        trial.sent.iter().map(|c| serde_json::json!({"step": c.step, "to": c.to, "text": c.text})).collect();
     let all = serde_json::json!({
         "code": trial.code,
         "refusal": trial.refusal,
@@ -114,7 +111,7 @@ fn json(out: &mut impl Write, trial: &worker::trial::Trial) -> std::io::Result<(
         "undecodable": trial.undecodable,
         "metadata": metadata,
         "files": files,
-        "requests": requests,
+        "sent": sent,
         "notes": trial.notes,
         "problems": trial.problems,
     });

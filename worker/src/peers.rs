@@ -94,9 +94,9 @@ impl<'a> Peers<'a> {
     /// again with the first message.
     pub fn look_at(&mut self, step: &Step) {
         let reason = match step {
-            Step::Solr => match self.solr().check_cores() {
+            Step::Solr => match self.solr().and_then(SolrClient::check_cores) {
                 Err(Fault::Again { reason, .. } | Fault::Failed(reason)) => reason,
-                Ok(_) => return,
+                Ok(()) => return,
             },
             // What the tables lack is said by the client.
             Step::Insert { .. } | Step::DbMerge => match self.database().prepare() {
@@ -143,7 +143,7 @@ impl<'a> Peers<'a> {
             }
             Step::Resend(to) => {
                 let wanted = match &to.filter {
-                    Some(filter) => solr_step::forwards(context, filter, self.solr()),
+                    Some(filter) => self.solr().and_then(|solr| solr_step::forwards(context, filter, solr)),
                     None => Ok(true),
                 };
                 resend::run(context, wanted, self.resend(to))
@@ -157,7 +157,10 @@ impl<'a> Peers<'a> {
         // A job is of one kind, but for the pool that is shared by what found no pool of its own.
         let mut documents = match gathered.documents.is_empty() {
             true => Vec::new(),
-            false => self.solr().index(&gathered.documents).into_iter().map(solr_step::progress).collect(),
+            false => match self.solr() {
+                Ok(solr) => solr.index(&gathered.documents).into_iter().map(solr_step::progress).collect(),
+                Err(fault) => gathered.documents.iter().map(|_| fault.clone().into()).collect(),
+            },
         }
         .into_iter();
         let mut rows = match gathered.rows.is_empty() {
@@ -177,9 +180,13 @@ impl<'a> Peers<'a> {
         self.database.as_mut().expect("the plan has steps of a database only where there is one")
     }
 
-    fn solr(&mut self) -> &mut SolrClient {
-        let server = self.settings.solr.as_ref().expect("a step or a filter that asks Solr has one");
-        self.solr.get_or_insert_with(|| SolrClient::new(server, &solr::password(server, self.secrets)))
+    /// A filter may stand in the file without an active server: a warning there, and a wait here.
+    fn solr(&mut self) -> Result<&mut SolrClient, Fault> {
+        let Some(server) = &self.settings.solr else {
+            return Err(Fault::down("no solr server is active".to_owned()));
+        };
+        let password = || solr::password(server, self.secrets);
+        Ok(self.solr.get_or_insert_with(|| SolrClient::new(server, &password())))
     }
 
     fn dfapi(&mut self) -> &mut DfapiClient {

@@ -6,7 +6,8 @@ use crate::extract::{self, Metadata};
 use crate::folders::folder_path;
 use crate::names::NameParts;
 use crate::plan::{Plan, Step};
-use crate::step::{self, Attachments, Context};
+use crate::solr::CORE;
+use crate::step::{Attachments, Context, credentials, credentials_merge, db_merge, insert, solr};
 use config::{WorkerSettings, Workflow};
 use hl7::charset;
 use hl7::message::Message;
@@ -28,8 +29,8 @@ pub struct Trial {
     pub metadata: Vec<(String, Option<String>)>,
     /// The files that would be written, in the order of the plan.
     pub files: Vec<TrialFile>,
-    /// What would be said to peers, in the order of the plan.
-    pub requests: Vec<TrialRequest>,
+    /// What peers would be sent, in the order of the plan.
+    pub sent: Vec<TrialCall>,
     /// Why it would fail.
     pub problems: Vec<String>,
     /// What the log would say of its attachments.
@@ -47,15 +48,15 @@ pub struct TrialFile {
     pub bytes: Vec<u8>,
 }
 
-/// Something that a peer would be sent.
+/// What a peer would be sent.
 #[derive(Clone, Debug)]
-pub struct TrialRequest {
+pub struct TrialCall {
     /// The step's name.
     pub step: String,
-    /// To whom, and what it is.
-    pub what: String,
-    /// The document, the task, or the statement with its values.
-    pub body: String,
+    /// Whom, or where to.
+    pub to: String,
+    /// What, as text.
+    pub text: String,
 }
 
 /// Carries a message as far through a channel's plan as can be done without doing anything.
@@ -138,16 +139,26 @@ pub fn run(settings: &WorkerSettings, body: &[u8]) -> Trial {
                 trial.attachments(&step, folder_path(root, &below), &context, &mut attachments);
             }
             Step::DropFolder { path, .. } => {
-                trial.attachments(&step, path.clone(), &context, &mut attachments);
+                trial.dropped(&step, path.clone(), &context, &mut attachments);
             }
             Step::RemoteFolder { folder, .. } => {
-                trial.attachments(&step, PathBuf::from(&folder.path), &context, &mut attachments);
+                trial.dropped(&step, PathBuf::from(&folder.path), &context, &mut attachments);
             }
-            Step::Solr => trial.requests(&step, "document for core hl7 of Solr", solr_document(&context)),
-            Step::Credentials => trial.requests(&step, "task for dfapi", credential_task(&context)),
-            Step::CredentialsMerge => trial.requests(&step, "merge for dfapi", credential_merges(&context)),
+            Step::Solr => {
+                let document = solr::document(&context).map(|document| vec![document.json]);
+                trial.calls(&step, &format!("core {CORE} of solr"), document);
+            }
+            Step::Credentials => {
+                let task = credentials::task_bytes(&context).map(|task| vec![text_of(&task)]);
+                trial.calls(&step, "dfapi", task);
+            }
+            Step::CredentialsMerge => {
+                let tasks = credentials_merge::tasks(&context);
+                let texts = tasks.map(|tasks| tasks.iter().map(|(_, task)| text_of(task)).collect());
+                trial.calls(&step, "dfapi", texts);
+            }
             Step::Insert { .. } => trial.insert(&step, place, &context),
-            Step::DbMerge => trial.requests(&step, "statement with its values", db_merges(&context)),
+            Step::DbMerge => trial.calls(&step, "the database", db_merges(&context)),
             other @ Step::Resend(_) => trial.notes.push(format!("{step}: would {other}, as it came")),
         }
     }
@@ -158,48 +169,29 @@ pub fn run(settings: &WorkerSettings, body: &[u8]) -> Trial {
     trial
 }
 
-fn solr_document(context: &Context<'_>) -> Result<Vec<String>, String> {
-    Ok(vec![step::solr::document(context)?.json])
+fn text_of(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn credential_task(context: &Context<'_>) -> Result<Vec<String>, String> {
-    Ok(vec![String::from_utf8_lossy(&step::credentials::task_bytes(context)?).into_owned()])
-}
-
-fn credential_merges(context: &Context<'_>) -> Result<Vec<String>, String> {
-    let tasks = step::credentials_merge::tasks(context)?;
-    Ok(tasks.iter().map(|(_, task)| String::from_utf8_lossy(task).into_owned()).collect())
-}
-
+/// The statement of each pair, with its values.
 fn db_merges(context: &Context<'_>) -> Result<Vec<String>, String> {
     let table = db::Table::of(context.channel).ok_or("the channel has no database")?;
     let sql = table.statements().pop().unwrap_or_default();
-    let pairs = step::db_merge::pairs(context, &table)?;
-    Ok(pairs
-        .iter()
-        .map(|(surviving, prior)| format!("{sql} -- {}, {}", surviving.shown(), prior.shown()))
-        .collect())
+    let pairs = db_merge::pairs(context, &table)?;
+    let shown = |(surviving, prior): &(db::Value, db::Value)| {
+        format!("{sql} -- {}, {}", surviving.shown(), prior.shown())
+    };
+    Ok(pairs.iter().map(shown).collect())
 }
 
 impl Trial {
-    fn requests(&mut self, step: &str, what: &str, bodies: Result<Vec<String>, String>) {
-        match bodies {
-            Ok(bodies) => self.requests.extend(bodies.into_iter().map(|body| TrialRequest {
-                step: step.to_owned(),
-                what: what.to_owned(),
-                body,
-            })),
-            Err(reason) => self.problems.push(format!("{step}: {reason}")),
-        }
-    }
-
     /// The insert and its look-ups, which are not made.
     fn insert(&mut self, step: &str, place: usize, context: &Context<'_>) {
         let Some(table) = db::Table::of(context.channel) else { return };
         for lookup in &context.channel.db_mapping {
             self.notes.push(format!("{step}: {} would be looked up and has no value here", lookup.name));
         }
-        let row = step::insert::row(context, place, &table).map(|row| {
+        let row = insert::row(context, place, &table).map(|row| {
             let values: Vec<String> = row.values().iter().map(db::Value::shown).collect();
             vec![format!("{} -- {}", table.insert_statement(), values.join(", "))]
         });
@@ -207,7 +199,32 @@ impl Trial {
             Err(reason) if !context.channel.db_mapping.is_empty() => {
                 self.notes.push(format!("{step}: {reason}"));
             }
-            row => self.requests(step, "statement with its values", row),
+            row => self.calls(step, "the database", row),
+        }
+    }
+
+    fn calls(&mut self, step: &str, to: &str, texts: Result<Vec<String>, String>) {
+        match texts {
+            Ok(texts) => self.sent.extend(texts.into_iter().map(|text| TrialCall {
+                step: step.to_owned(),
+                to: to.to_owned(),
+                text,
+            })),
+            Err(reason) => self.problems.push(format!("{step}: {reason}")),
+        }
+    }
+
+    /// What a drop folder would get: the attachments, or the task of a message that makes one.
+    fn dropped(&mut self, step: &str, folder: PathBuf, context: &Context<'_>, attachments: &mut Attachments) {
+        if context.workflow != Workflow::Credentials {
+            return self.attachments(step, folder, context, attachments);
+        }
+        match credentials::task_bytes(context) {
+            Ok(bytes) => {
+                let path = folder.join(format!("{}.json", context.names.task_stem()));
+                self.files.push(TrialFile { step: step.to_owned(), path, bytes });
+            }
+            Err(reason) => self.problems.push(format!("{step}: {reason}")),
         }
     }
 
@@ -273,5 +290,48 @@ mod tests {
         assert!(failed.problems[0].starts_with("mapping: "));
         let failed = of("ORU^R01|1|P|2.5", "PID|1||4711\rOBX|1|TX|||x\r");
         assert_eq!(failed.problems, ["attachment: no PDF found in any OBX or Z segment"]);
+    }
+
+    #[test]
+    fn a_trial_shows_what_dfapi_and_solr_would_be_sent() {
+        let lines = "drop_folders: { tasks: { path: /c } }\nmapping: { patient_id: PID.1.3.1 }\n\
+                     credentials_metadata: { number: patient_id }";
+        let mut settings = settings(lines);
+        settings.store_solr = true;
+        settings.solr = Some(config::SolrServer {
+            name: "solr".to_owned(),
+            port: 1,
+            https: true,
+            user: String::new(),
+            password: config::Password::Plain(config::PlainSecret::new(String::new())),
+            certificate: true,
+            ca_file: None,
+            active_cores: Vec::new(),
+            timeout: std::time::Duration::from_secs(1),
+        });
+        settings.dfapi = Some(config::Dfapi {
+            name: "dfapi".to_owned(),
+            port: 1,
+            https: true,
+            path: String::new(),
+            token: None,
+            certificate: true,
+            ca_file: None,
+            timeout: std::time::Duration::from_secs(1),
+        });
+        let of =
+            |msh: &str, rest: &str| run(&settings, format!("MSH|^~\\&|A|B|C|D|1||{msh}\r{rest}").as_bytes());
+        let trial = of("ADT^A01|M1|P|2.5", "PID|1||4711\r");
+        assert_eq!(trial.problems, Vec::<String>::new());
+        assert_eq!(trial.files[0].path.to_str(), Some("/c/M1.json"));
+        let sent: Vec<(&str, &str)> = trial.sent.iter().map(|c| (c.step.as_str(), c.to.as_str())).collect();
+        assert_eq!(sent, [("credentials", "dfapi"), ("solr", "core hl7 of solr")]);
+        assert_eq!(trial.sent[0].text.as_bytes(), trial.files[0].bytes);
+        assert!(trial.sent[0].text.contains(r#""patient":{"number":"4711"}"#), "{}", trial.sent[0].text);
+        assert!(trial.sent[1].text.contains(r#""patient_id_s":"4711""#), "{}", trial.sent[1].text);
+        let merge = of("ADT^A34|M2|P|2.5", "PID|1||NEW\rMRG|OLD\r");
+        assert!(merge.sent[0].text.contains(r#""prior_patient_id":"OLD","patient_id":"NEW""#), "{merge:?}");
+        let lone = of("ADT^A34|M3|P|2.5", "PID|1||NEW\r");
+        assert_eq!(lone.problems, ["credentials_merge: there is no MRG segment"]);
     }
 }

@@ -495,12 +495,14 @@ impl State {
         for place in tried.places() {
             let end = ends.iter().find(|(p, _)| usize::from(*p) == place).map(|(_, end)| end);
             match end {
-                Some(StepEnd::Again { target_down: true, .. }) => {
+                Some(StepEnd::Again { target_down: true, wanted_us, .. }) => {
                     let open = self.breakers[place].open.take();
                     let attempt = open.as_ref().map_or(0, |b| b.attempt) + 1;
                     let since_us = open.map_or(now_us, |b| b.since_us);
                     self.spread = next_spread(self.spread);
-                    let probe_at_us = now_us + crate::retry::wait_us(retry, attempt, self.spread >> 40);
+                    // A peer that says when it will be back is not probed before.
+                    let wait_us = crate::retry::wait_us(retry, attempt, self.spread >> 40);
+                    let probe_at_us = now_us + wait_us.max(wanted_us.unwrap_or(0));
                     self.breakers[place].open =
                         Some(OpenBreaker { since_us, attempt, probe_at_us, probing: false });
                     self.timers.push(Reverse((probe_at_us, probe_ticket(place))));

@@ -124,6 +124,17 @@ fn a_probe_that_told_nothing_of_the_target_is_made_again() {
 }
 
 #[test]
+fn a_target_that_says_when_it_is_back_is_not_probed_before() {
+    let d = dispatcher();
+    d.add((1..=2).map(|n| entry(n, &[n], StepSet::one(1))));
+    let job = try_next(&d, 0).unwrap();
+    let busy = StepEnd::Again { reason: "busy".into(), target_down: true, wanted_us: Some(60_000_000) };
+    report(&d, &job[0], vec![(1, busy)], 0);
+    assert!(try_next(&d, 59_000_000).is_none());
+    assert!(try_next(&d, 60_000_000).is_some());
+}
+
+#[test]
 fn suspects_run_alone_before_everybody_else() {
     let d = dispatcher();
     let suspect = |n| NewEntry { suspect: true, strikes: 2, ..entry(n, &[n], all()) };

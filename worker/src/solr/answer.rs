@@ -221,7 +221,7 @@ mod tests {
     }
 
     fn document() -> Document {
-        Document { id: "1".into(), json: r#"{"id":"1","name_s":"O'Hara","n_i":"abc"}"#.into() }
+        Document { json: r#"{"id":"1","name_s":"O'Hara","n_i":"abc"}"#.into() }
     }
 
     fn of_update(status: u16, body: &str) -> Update {

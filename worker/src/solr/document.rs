@@ -40,8 +40,6 @@ pub struct Facts<'a> {
 /// A document.
 #[derive(Clone, Debug)]
 pub struct Document {
-    /// Its id, the message's.
-    pub id: String,
     /// The whole of it.
     pub json: String,
 }
@@ -57,12 +55,11 @@ impl Document {
 
 /// Makes the document of a message.
 pub fn document(facts: &Facts<'_>) -> Document {
-    let id = facts.id.to_string();
     let (code, event) = type_and_event(facts.message);
     let message_type = if event.is_empty() { code } else { format!("{code}^{event}") };
     let mut fields = Map::new();
     let mut set = |name: &str, value: &str| fields.insert(name.to_owned(), bounded(value));
-    set("id", &id);
+    set("id", &facts.id.to_string());
     set("channel_s", facts.channel);
     set("type_s", &message_type);
     set("control_id_s", facts.control_id);
@@ -78,7 +75,7 @@ pub fn document(facts: &Facts<'_>) -> Document {
     if left_out > 0 {
         fields.insert("left_out_s".to_owned(), format!("{left_out} values").into());
     }
-    Document { id, json: Value::Object(fields).to_string() }
+    Document { json: Value::Object(fields).to_string() }
 }
 
 /// The raw segments as `<SEG>_ss` and every value at its lowest level as `<SEG>_<field>_ss`; how many had no room.
@@ -138,7 +135,6 @@ mod tests {
             metadata: &metadata,
             segments: &settings.channel.solr_segments,
         });
-        assert_eq!(document.id, MessageId::new(5, 6).to_string());
         serde_json::from_str(&document.json).unwrap()
     }
 

@@ -31,7 +31,7 @@ fn client(solr: &Solr, cores: &[&str]) -> SolrClient {
 fn doc(id: &str, fields: serde_json::Value) -> Document {
     let mut fields = fields;
     fields["id"] = json!(id);
-    Document { id: id.to_owned(), json: fields.to_string() }
+    Document { json: fields.to_string() }
 }
 
 fn docs(n: usize) -> Vec<Document> {
