@@ -301,7 +301,6 @@ dfapi: {}
     let keys = "\
 retention_days: {failed: 1}
 local_archive: {path: /a, retention_days: 3}
-drop_folders: {far: {remote: true, path: /a, server: s, user: u}}
 db_insert: {driver: MySQL, username: u, database: d, table: t, mapping_table: m}
 db_mapping: {y: {column: A, match: x, return: B}}
 db_metadata: {x: {field_name: X, field_type: Text}}
@@ -309,7 +308,10 @@ mapping: {x: PID.1.3}
 credentials_metadata: {a: x}
 book_metadata: {a: x}
 mobile: {fields: [x]}
-resend: {server: s, port: 1}
+resend:
+  server: s
+  port: 1
+  filter: {source_core: c, match_source: PID.1.3, match_field: f, search_field: g, match_values: [v]}
 ";
     let text = format!("{service}{}", channel(keys));
     let missing = loaded(&text).not_built;
@@ -323,14 +325,13 @@ resend: {server: s, port: 1}
         [
             "retention_days",
             "local_archive.retention_days",
-            "drop_folders.far.remote",
             "db_insert",
             "db_mapping",
             "db_metadata",
             "credentials_metadata",
             "book_metadata",
             "mobile",
-            "resend",
+            "resend.filter",
         ]
     );
     assert!(missing[5].problem.to_string().ends_with(
@@ -368,7 +369,8 @@ attachment_field: OBX.*.5
 tls: {certificate: /c, key: /k, client_ca: /ca, client_names: [x]}
 archive_first: true
 local_archive: {path: /a, attachment: /b}
-drop_folders: {a: {path: /c}}
+drop_folders: {a: {path: /c}, b: {remote: true, server: s, user: u, path: /d, known_hosts: /k}}
+resend: {server: s, port: 1, after_processing: true, tls: true}
 metadata_pages: all
 solr_segments: [PID]
 ";
