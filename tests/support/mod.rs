@@ -15,9 +15,11 @@ pub mod messages;
 pub mod mllp;
 pub mod parallel;
 pub mod ports;
+pub mod peer;
 pub mod process;
 pub mod receiver;
 pub mod solr;
+pub mod sshd;
 pub mod trace;
 
 use serde_json::{Value, json};
@@ -146,6 +148,12 @@ impl Site {
         let ran = self.run(&[arguments, &["--json"]].concat()).good();
         let parse = |line| serde_json::from_str(line).unwrap_or_else(|e| panic!("{line:?} is not JSON: {e}"));
         ran.stdout.lines().map(parse).collect()
+    }
+
+    /// Whether every worker answers that no message waits or is worked on.
+    pub fn is_drained(&self) -> bool {
+        let ran = self.run(&["queue", "list", "--json"]);
+        ran.code == Some(0) && ran.said().trim().is_empty()
     }
 
     /// Starts the server and waits until every enabled channel is ready.

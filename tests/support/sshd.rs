@@ -115,7 +115,8 @@ impl Sshd {
             .map(|kind| format!("HostKey {}\n", self.path(&format!("host_{kind}")).display()))
             .collect();
         let subsystem = match prepare {
-            None => SFTP_SERVER.to_owned(),
+            // Not by the user's shell, whose start-up files may take their time.
+            None => "internal-sftp".to_owned(),
             Some(script) => {
                 let path = self.path("sftp.sh");
                 fs::write(&path, format!("{script}\nexec {SFTP_SERVER}\n")).unwrap();

@@ -18,6 +18,7 @@ use config::Resend;
 use hl7::ack::Acknowledgment;
 use hl7::charset::Encoding;
 use hl7::mllp::{self, Decoder, Deviation, Event, Limits};
+use std::fmt;
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,8 @@ const ERRORS_OF_THE_MESSAGE: std::ops::RangeInclusive<u16> = 100..=103;
 pub struct ResendClient {
     settings: Resend,
     connection: Option<Connection>,
+    /// Whether the peer can be trusted with a second message on a connection.
+    keeps: bool,
     /// What the peer last answered, for the log of a channel that shows messages.
     last_answer: Option<Vec<u8>>,
 }
@@ -70,10 +73,16 @@ enum Silence {
     Garbage(String),
 }
 
+impl fmt::Debug for ResendClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ResendClient").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
 impl ResendClient {
     /// Connects when it is first used.
     pub fn new(settings: &Resend) -> ResendClient {
-        ResendClient { settings: settings.clone(), connection: None, last_answer: None }
+        ResendClient { settings: settings.clone(), connection: None, keeps: true, last_answer: None }
     }
 
     /// The peer as messages name it.
@@ -99,10 +108,10 @@ impl ResendClient {
             let deadline = Instant::now() + self.settings.timeout;
             let mut connection = self.connection(deadline)?;
             let fresh = std::mem::replace(&mut connection.fresh, false);
-            match self.exchange(&mut connection, &message, deadline) {
+            match self.exchange(&mut connection, fresh, &message, deadline) {
                 Ok(answer) => {
                     // What lies unread by now is checked before the next message.
-                    self.connection = Some(connection);
+                    self.connection = self.keeps.then_some(connection);
                     return self.verdict(&answer);
                 }
                 // Peers that close after each message do so while the next is on its way. Whether they have read it is
@@ -117,6 +126,7 @@ impl ResendClient {
     ///
     /// # Errors
     /// Why that could not be done.
+    #[allow(dead_code, reason = "for check --probe")]
     pub fn probe(&mut self) -> Result<String, Fault> {
         let deadline = Instant::now() + self.settings.timeout;
         self.connection = Some(self.connection(deadline)?);
@@ -146,6 +156,7 @@ impl ResendClient {
     fn exchange(
         &mut self,
         connection: &mut Connection,
+        fresh: bool,
         message: &Sent<'_>,
         deadline: Instant,
     ) -> Result<Acknowledgment, Silence> {
@@ -164,6 +175,9 @@ impl ResendClient {
                 };
                 if answer.control_id.trim_ascii() != message.control_id.trim_ascii() {
                     progress.foreign += 1;
+                    if !fresh {
+                        self.distrust();
+                    }
                     continue;
                 }
                 if self.is_interim(&answer) {
@@ -177,6 +191,19 @@ impl ResendClient {
                 let reason = format!("it sent {} answers, none of them to this message", progress.foreign);
                 return Err(Silence::Garbage(reason));
             }
+        }
+    }
+
+    /// A peer that answers earlier messages of a connection again has not cleared them away: it takes them again too,
+    /// each time another comes. node-hl7-server 2.5 does so.
+    fn distrust(&mut self) {
+        if self.keeps {
+            self.keeps = false;
+            log::warn!(
+                "{} answers earlier messages of a connection again, so it may have taken them again; from now on \
+                 each message has a connection of its own",
+                self.peer()
+            );
         }
     }
 

@@ -21,6 +21,7 @@ use journal::MessageId;
 use link::SecretValue;
 use session::{Refusal, RefusalKind, Session, Trouble};
 use std::collections::BTreeMap;
+use std::fmt;
 
 pub use upload::PutOutcome;
 
@@ -46,6 +47,12 @@ impl Settings {
     /// The server as messages name it.
     fn peer(&self) -> String {
         format!("sftp server {:?}", connect::address(&self.folder.server, self.folder.port))
+    }
+}
+
+impl fmt::Debug for SftpClient {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SftpClient").field("folder", &self.settings.folder).finish_non_exhaustive()
     }
 }
 
@@ -92,6 +99,7 @@ impl SftpClient {
     ///
     /// # Errors
     /// What an upload would meet.
+    #[allow(dead_code, reason = "for check --probe")]
     pub fn probe(&mut self) -> Result<String, Fault> {
         let root = self.settings.folder.path.clone();
         let shown = self

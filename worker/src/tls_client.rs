@@ -106,3 +106,6 @@ fn words(error: &native_tls::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

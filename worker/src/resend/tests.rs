@@ -305,3 +305,26 @@ fn a_wide_message_is_answered_in_its_own_encoding_or_in_ascii() {
         peer.thread.join().unwrap();
     }
 }
+
+/// As node-hl7-server 2.5: it keeps what a connection has brought, and takes all of it again with each message.
+#[test]
+fn a_peer_that_repeats_itself_gets_a_connection_for_each_message() {
+    let script = |messages: usize| -> Script {
+        Box::new(move |stream| {
+            let mut answers = Vec::new();
+            for _ in 0..messages {
+                let body = read_frame(stream);
+                let id = String::from_utf8_lossy(&body).split('|').nth(9).unwrap().to_owned();
+                answers.extend(ack("AA", &id, ""));
+                stream.write_all(&answers).unwrap();
+            }
+            assert_eq!(read_frame(stream), b"", "no more than {messages} on this connection");
+        })
+    };
+    let peer = peer(vec![script(2), script(1), script(1)]);
+    let mut client = ResendClient::new(&settings(peer.port));
+    for id in ["M1", "M2", "M3", "M4"] {
+        assert_eq!(client.send(&message(id), id.as_bytes(), Encoding::Utf8), Ok(()));
+    }
+    peer.thread.join().unwrap();
+}
