@@ -173,7 +173,7 @@ channels: [{name: a, port: 20001}]
     assert_eq!(alerts[0].action, AlertAction::Command(vec!["/usr/bin/page".into(), "oncall".into()]));
     assert_eq!(alerts[1].limit, Some(5 << 30));
     assert_eq!(alerts[2].action, AlertAction::Command(vec!["/usr/bin/page".into(), "on call".into()]));
-    assert_eq!(loaded.not_built.len(), 1);
+    assert_eq!(loaded.not_built, []);
 }
 
 #[test]
@@ -294,7 +294,6 @@ store_solr: true
 create_credentials: true
 user: hl7
 group: hl7
-alerts: [{name: x, when: down, command: /x}]
 solr_servers: [{name: s}]
 dfapi: {}
 ";
@@ -317,13 +316,13 @@ resend: {server: s, port: 1}
         let these = missing.iter().filter(|m| m.channel.as_deref() == channel);
         these.map(|m| m.problem.key_path.replace("channels[1].", "")).collect()
     };
-    assert_eq!(of(None), ["user", "group", "alerts"]);
+    assert_eq!(of(None), ["user", "group"]);
     assert_eq!(
         of(Some("a")),
         ["retention_days", "local_archive.retention_days", "db_insert", "db_mapping", "db_metadata",]
     );
-    assert!(missing[3].problem.to_string().ends_with(
-        ":11:19: channels[1].retention_days: not built yet: pruning of failed and quarantined messages; take it out or \
+    assert!(missing[2].problem.to_string().ends_with(
+        ":10:19: channels[1].retention_days: not built yet: pruning of failed and quarantined messages; take it out or \
          wait for a later version"
     ));
     assert!(missing.iter().all(|m| m.problem.line > 0));
@@ -361,7 +360,9 @@ drop_folders: {a: {path: /c}}
 metadata_pages: all
 solr_segments: [PID]
 ";
-    let text =
-        format!("debug_mode: true\ndebug_values: true\nlog_format: json\nalerts: []\n{}", channel(keys));
+    let text = format!(
+        "debug_mode: true\ndebug_values: true\nlog_format: json\nalerts: [{{name: x, when: down, command: /x}}]\n{}",
+        channel(keys)
+    );
     assert_eq!(loaded(&text).not_built, []);
 }
