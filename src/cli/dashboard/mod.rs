@@ -18,6 +18,7 @@ mod metrics;
 mod page;
 pub(super) mod settings;
 pub(super) mod signals;
+mod stalls;
 
 use super::alerts::{self, Shown};
 use super::{Fail, Outcome, failed, server, show};
@@ -81,6 +82,7 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> Outcome {
         password,
         board: Arc::new(Board::new(settings.runtime_path())),
         failures: failures::Shared::default(),
+        stalls: stalls::Shared::default(),
         alerts: Arc::new(Mutex::new(Shown::default())),
         settings,
     });
@@ -103,6 +105,8 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> Outcome {
     thread::spawn(move || board::watch(&watched.board));
     let watched = Arc::clone(&site);
     thread::spawn(move || failures::watch(&watched.settings, &watched.failures));
+    let watched = Arc::clone(&site);
+    thread::spawn(move || stalls::watch(&watched.settings, &watched.board, &watched.stalls));
     let served = Arc::clone(&site);
     thread::spawn(move || http::serve(&listener, move |request| served.respond(request)));
     log::info!("dashboard at http://{address}/");
@@ -140,6 +144,7 @@ struct Site {
     settings: Arc<Settings>,
     board: Arc<Board>,
     failures: failures::Shared,
+    stalls: stalls::Shared,
     alerts: Arc<Mutex<Shown>>,
 }
 
@@ -197,8 +202,10 @@ impl Site {
     fn overview(&self, nonce: &str) -> Html {
         let failures: Arc<Failures> = Arc::clone(&locked(&self.failures));
         let alerts = locked(&self.alerts).clone();
+        let stalls = Arc::clone(&locked(&self.stalls));
         self.board.with(|sight, history, health| {
-            let view = Overview { sight, history, health, failures: &failures, alerts: &alerts };
+            let view =
+                Overview { sight, history, health, failures: &failures, alerts: &alerts, stalls: &stalls };
             page::overview(&view, nonce)
         })
     }

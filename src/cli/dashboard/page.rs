@@ -16,7 +16,9 @@ use super::html::Html;
 use crate::cli::alerts::Shown;
 use crate::cli::output::{grouped, local_time, short_time, since};
 use crate::cli::server::ServerStatus;
+use link::Waiting;
 use master::control::{ChannelState, ChannelStatus};
+use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
@@ -36,6 +38,8 @@ pub(super) struct Overview<'a> {
     pub(super) health: &'a Health,
     pub(super) failures: &'a Failures,
     pub(super) alerts: &'a Shown,
+    /// By channel, the oldest message that waits, where it has for a while.
+    pub(super) stalls: &'a BTreeMap<String, Waiting>,
 }
 
 /// The front page.
@@ -46,10 +50,20 @@ pub(super) fn overview(view: &Overview<'_>, nonce: &str) -> Html {
     };
     let status = view.sight.and_then(|sight| sight.status.as_deref());
     let mut main = summary(status, &troubles, view.alerts);
+    // What is raised comes before a table that may be long; what is only watched, after it.
+    let alerts = alerts(view.alerts);
+    let is_news = !view.alerts.raised.is_empty() || !view.alerts.faults.is_empty();
     if let Some(status) = status {
+        main.add(&glance(status));
+        if is_news {
+            main.add(&alerts);
+        }
         main.add(&channels(status, view));
     }
-    main.add(&failed(view.failures)).add(&alerts(view.alerts));
+    main.add(&failed(view.failures));
+    if !is_news || status.is_none() {
+        main.add(&alerts);
+    }
     let title = match troubles.len() {
         0 => "hl7server: all is well".to_owned(),
         1 => "(!) hl7server: 1 trouble".to_owned(),
@@ -124,6 +138,27 @@ fn summary(status: Option<&ServerStatus>, troubles: &[String], alerts: &Shown) -
     html
 }
 
+/// What moves too much to be read out.
+fn glance(status: &ServerStatus) -> Html {
+    let sum = |of: fn(&ChannelStatus) -> u64| {
+        status.channels.iter().fold(0_u64, |sum, channel| sum.saturating_add(of(channel)))
+    };
+    let (failed, waiting) = (sum(|c| c.status.failed_now), sum(|c| c.status.waiting));
+    let mut html = Html::new();
+    html.raw("<p class=\"glance\">");
+    match failed {
+        0 => html.raw("No failed message, "),
+        1 => html.raw("<a href=\"#h-failed\">1 failed message</a>, "),
+        count => html.raw("<a href=\"#h-failed\">").text(grouped(count)).raw(" failed messages</a>, "),
+    };
+    match waiting {
+        0 => html.raw("none waits.</p>\n"),
+        1 => html.raw("1 waits.</p>\n"),
+        count => html.text(grouped(count)).raw(" wait.</p>\n"),
+    };
+    html
+}
+
 fn channels(status: &ServerStatus, view: &Overview<'_>) -> Html {
     let mut html = Html::new();
     html.raw("<section aria-labelledby=\"h-channels\"><h2 id=\"h-channels\">Channels</h2>");
@@ -160,11 +195,19 @@ fn row(channel: &ChannelStatus, view: &Overview<'_>) -> Html {
     if channel.port != 0 {
         html.raw(" <span class=\"port\">port ").text(channel.port).raw("</span>");
     }
-    html.raw("</th><td role=\"cell\" class=\"s\" data-label=\"State\">")
-        .add(&state(channel, view.health))
+    html.raw("</th><td role=\"cell\" class=\"s\" data-label=\"State\">").add(&state(channel, view.health));
+    if let Some(oldest) = view.stalls.get(&channel.name).filter(|oldest| !oldest.reason.is_empty()) {
+        html.raw("<p class=\"why\"><b>").text(&oldest.step).raw("</b>, attempt ").text(oldest.attempt);
+        html.raw(": ").text(&oldest.reason);
+        if let Some(until_us) = oldest.until_us {
+            html.raw("; again at ").text(clock(until_us));
+        }
+        html.raw("</p>");
+    }
+    html.raw("</td>");
+    html.raw("<td role=\"cell\" class=\"n r\" data-label=\"Received a second\">");
+    html.add(&rate(view.history.received(&channel.name).filter(|_| health::is_enabled(channel))))
         .raw("</td>");
-    html.raw("<td role=\"cell\" class=\"n s\" data-label=\"Received a second\">");
-    html.add(&rate(view.history.received(&channel.name))).raw("</td>");
     let delivered = view.history.delivered(&channel.name).and_then(Line::recent);
     let mut cell = |label: &str, value: &str, hot: bool| {
         html.raw("<td role=\"cell\" class=\"n").raw(if hot { " hot" } else { "" });
@@ -223,6 +266,11 @@ fn rate(line: Option<&Line>) -> Html {
     }
     html.element("b", recent.map_or_else(|| "–".to_owned(), per_second)).raw("</span>");
     html
+}
+
+/// The time of day, for what is near.
+fn clock(us: i64) -> String {
+    local_time(us).split(' ').nth(1).unwrap_or("?").to_owned()
 }
 
 fn per_second(rate: f64) -> String {
