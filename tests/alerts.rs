@@ -60,7 +60,7 @@ fn a_failure_is_told_once_when_raised_and_once_when_cleared() {
     assert_eq!(notices[0]["when"], "failed");
     assert_eq!(notices[0]["state"], "raised");
     assert_eq!(notices[0]["channel"], "adt");
-    assert!(notices[0]["message"].as_str().unwrap().contains("failed messages"));
+    assert!(notices[0]["message"].as_str().unwrap().contains(" failed"));
     assert!(!notices[0].to_string().contains("PATIENT-1"));
     dashboard.shows("1 alert is raised.");
     site.run(&["failed", "discard", "--all"]).good();

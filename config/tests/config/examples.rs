@@ -33,12 +33,12 @@ fn every_example_loads_without_a_warning() {
             .collect();
         assert_eq!(warnings, Vec::<String>::new(), "{name}");
     }
-    assert_eq!(seen, 12);
+    assert_eq!(seen, 13);
 }
 
 #[test]
 fn the_examples_of_what_is_built_start() {
-    for name in ["adt.yaml", "oru.yaml", "mdm.yaml", "orm.yaml", "hl7server.yaml"] {
+    for name in ["adt.yaml", "alerts.yaml", "oru.yaml", "mdm.yaml", "orm.yaml", "hl7server.yaml"] {
         assert_eq!(not_built(&example(name)), Vec::<&str>::new(), "{name}");
     }
 }

@@ -309,8 +309,8 @@ impl Watch {
                 let (status, seconds) = (&channel.status, channel.status.oldest_waiting_seconds);
                 if status.waiting > 0 && seconds > limit as f64 * 60.0 {
                     let age = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-                    let (waiting, age) = (grouped(status.waiting), short_time(age));
-                    return Verdict::Holds(format!("{name}: {waiting} messages wait, the oldest for {age}"));
+                    let (waiting, age) = (messages(status.waiting), short_time(age));
+                    return Verdict::Holds(format!("{name}: {waiting} waiting, the oldest for {age}"));
                 }
                 Verdict::Not(format!("{name}: no message waits longer than {limit} min"))
             }
@@ -324,7 +324,7 @@ impl Watch {
                 let window = self.refusals.get(name);
                 let ends = window.and_then(|window| Some((window.front()?.1, window.back()?.1)));
                 let count = ends.map_or(0, |(first, last)| last.saturating_sub(first));
-                let text = format!("{name}: {} messages refused within a minute", grouped(count));
+                let text = format!("{name}: {} refused within a minute", messages(count));
                 if count >= limit { Verdict::Holds(text) } else { Verdict::Not(text) }
             }
             AlertWhen::Down => self.downtime(name, limit, now.us),
@@ -385,6 +385,10 @@ fn validity(certificate: &super::surroundings::Certificate, limit: u64, now: i64
         }
         Ok(ends) => Verdict::Not(format!("{what} is good until {}", local_time(*ends))),
     }
+}
+
+fn messages(count: u64) -> String {
+    if count == 1 { "1 message".to_owned() } else { format!("{} messages", grouped(count)) }
 }
 
 fn minutes(limit: u64) -> i64 {

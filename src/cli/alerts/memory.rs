@@ -1,8 +1,8 @@
 //! What survives a restart of this process: what is raised, and what could not be told yet. One small file, replaced
 //! whole. Without a folder to keep it in everything works, and what stands is told once more after a restart.
 
-use super::Pending;
 use super::conditions::Watch;
+use super::desk::Pending;
 use crate::cli::output::plain;
 use serde::{Deserialize, Serialize};
 use std::collections::VecDeque;

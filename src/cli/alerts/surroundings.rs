@@ -68,7 +68,9 @@ fn disks<'a>(state_path: &Path, channels: impl Iterator<Item = &'a Channel>) -> 
         let looked = there.and_then(|there| Ok((fs::metadata(&there)?.dev(), free_bytes(&there)?)));
         let names = |channel: Option<&String>| channel.into_iter().cloned().collect();
         match looked {
-            Ok((device, free_bytes)) => {
+            // One that has no blocks (proc, some FUSE) knows no room either.
+            Ok((_, None)) => {}
+            Ok((device, Some(free_bytes))) => {
                 let disk = by_device.entry(device).or_insert_with(|| Disk {
                     path: path.to_owned(),
                     channels: names(channel),
@@ -113,9 +115,9 @@ fn existing(path: &Path) -> io::Result<PathBuf> {
 }
 
 /// What others than root may still use.
-fn free_bytes(path: &Path) -> io::Result<u64> {
+fn free_bytes(path: &Path) -> io::Result<Option<u64>> {
     let stat = rustix::fs::statvfs(path)?;
-    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    Ok((stat.f_blocks > 0).then(|| stat.f_bavail.saturating_mul(stat.f_frsize)))
 }
 
 fn certificates(channel: &Channel) -> impl Iterator<Item = Certificate> {

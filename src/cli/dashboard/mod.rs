@@ -19,6 +19,7 @@ mod page;
 pub(super) mod settings;
 pub(super) mod signals;
 mod stalls;
+pub(super) mod threads;
 
 use super::alerts::{self, Shown};
 use super::{Fail, Outcome, failed, server, show};
@@ -101,17 +102,22 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> Outcome {
     if !address.ip().is_loopback() {
         log::warn!("{address} is open to whoever reaches it; what it shows is no patient's data");
     }
-    let watched = Arc::clone(&site);
-    thread::spawn(move || board::watch(&watched.board));
-    let watched = Arc::clone(&site);
-    thread::spawn(move || failures::watch(&watched.settings, &watched.failures));
-    let watched = Arc::clone(&site);
-    thread::spawn(move || stalls::watch(&watched.settings, &watched.board, &watched.stalls));
-    let served = Arc::clone(&site);
-    thread::spawn(move || http::serve(&listener, move |request| served.respond(request)));
+    start_threads(&site, listener).map_err(|error| Fail::io("start a thread", &error))?;
     log::info!("dashboard at http://{address}/");
     signals::serve(&signals, &site.settings, &site.board);
     Ok(())
+}
+
+fn start_threads(site: &Arc<Site>, listener: TcpListener) -> std::io::Result<()> {
+    let of = || Arc::clone(site);
+    let site = of();
+    threads::start("board", move || board::watch(&site.board))?;
+    let site = of();
+    threads::start("failures", move || failures::watch(&site.settings, &site.failures))?;
+    let site = of();
+    threads::start("stalls", move || stalls::watch(&site.settings, &site.board, &site.stalls))?;
+    let site = of();
+    threads::start("accept", move || http::serve(&listener, move |request| site.respond(request)))
 }
 
 /// Where patients' data is to be shown there must be a password, and no network that it would cross in the clear.

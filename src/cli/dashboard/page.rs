@@ -14,7 +14,7 @@ use super::health::{self, Health};
 use super::history::{History, Line, SAMPLES_MAX};
 use super::html::Html;
 use crate::cli::alerts::Shown;
-use crate::cli::output::{grouped, local_time, short_time, since};
+use crate::cli::output::{grouped, local_time, now_us, short_time, since};
 use crate::cli::server::ServerStatus;
 use link::Waiting;
 use master::control::{ChannelState, ChannelStatus};
@@ -199,7 +199,7 @@ fn row(channel: &ChannelStatus, view: &Overview<'_>) -> Html {
     if let Some(oldest) = view.stalls.get(&channel.name).filter(|oldest| !oldest.reason.is_empty()) {
         html.raw("<p class=\"why\"><b>").text(&oldest.step).raw("</b>, attempt ").text(oldest.attempt);
         html.raw(": ").text(&oldest.reason);
-        if let Some(until_us) = oldest.until_us {
+        if let Some(until_us) = oldest.until_us.filter(|until_us| *until_us > now_us()) {
             html.raw("; again at ").text(clock(until_us));
         }
         html.raw("</p>");
@@ -365,7 +365,7 @@ fn alerts(alerts: &Shown) -> Html {
             if count == 1 { "1 condition is".to_owned() } else { format!("{count} conditions are") };
         html.element("p class=\"soft\"", format!("None raised; {watched} watched."));
     } else {
-        html.raw("<ul>");
+        html.raw("<ul class=\"raised\">");
         for raised in &alerts.raised {
             html.raw("<li><b>").text(&raised.alert).raw("</b>: ").text(&raised.message);
             html.raw(" <span class=\"soft\">since ").text(local_time(raised.since_us)).raw("</span></li>");
@@ -392,4 +392,69 @@ fn definitions(lines: &[(&str, String)]) -> Html {
     }
     html.raw("</dl>\n");
     html
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::history::tests::channel as ready;
+    use super::*;
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    fn page(channels: Vec<ChannelStatus>, history: &History) -> String {
+        let (version, config_version) = ("1.0".to_owned(), Some("</title><script>".to_owned()));
+        let status = ServerStatus { version, config_version, pid: 1, started_us: 1, channels };
+        let sight = Sight { status: Some(Arc::new(status)), fault: None, answered_us: 1 };
+        let (health, failures, alerts) = (Health::default(), Failures::default(), Shown::default());
+        let stalls = BTreeMap::new();
+        let view = Overview {
+            sight: Some(&sight),
+            history,
+            health: &health,
+            failures: &failures,
+            alerts: &alerts,
+            stalls: &stalls,
+        };
+        overview(&view, "n0nce").as_str().to_owned()
+    }
+
+    #[test]
+    fn what_others_wrote_is_text_wherever_it_stands() {
+        let hostile = "\"><img src=x onerror=alert(1)>\u{1b}";
+        let mut channel = ready("a", 1, 1);
+        (channel.state, channel.problem) = (ChannelState::Unbound, Some(hostile.to_owned()));
+        let page = page(vec![channel], &History::default());
+        assert!(!page.contains("<img") && !page.contains('\u{1b}') && page.contains("&lt;img"));
+        assert_eq!(page.matches("<script").count(), 1);
+    }
+
+    #[test]
+    fn the_summary_says_whether_somebody_has_to_get_up() {
+        let down = ChannelStatus { state: ChannelState::Backoff, ..ready("b", 0, 0) };
+        let off = ChannelStatus { state: ChannelState::Off, ..ready("c", 0, 0) };
+        let history = History::default();
+        assert!(
+            page(vec![ready("a", 0, 0), ready("b", 0, 0), off.clone()], &history)
+                .contains("All 2 channels are up.")
+        );
+        assert!(page(vec![off], &history).contains("No channel is enabled."));
+        let page = page(vec![ready("a", 0, 0), down], &history);
+        assert!(
+            page.contains("1 trouble:<ul><li>b: backoff</li>") && page.contains("(!) hl7server: 1 trouble")
+        );
+    }
+
+    #[test]
+    fn a_page_of_five_hundred_channels_is_made_at_once_and_stays_small() {
+        let channels =
+            |n: u64| (0..500).map(|c| ready(&format!("channel_{c}"), n * c, n)).collect::<Vec<_>>();
+        let (mut history, start) = (History::default(), Instant::now());
+        for n in 0..70 {
+            history.add(&channels(n), start + Duration::from_secs(n * 2));
+        }
+        let began = Instant::now();
+        let page = page(channels(70), &history);
+        assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+        assert!(page.len() < 1 << 20, "{} bytes", page.len());
+    }
 }

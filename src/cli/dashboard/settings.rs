@@ -2,7 +2,7 @@
 //! passes on from the server's own reload; a file that has become wrong leaves what was read before.
 
 use crate::cli::{Fail, server};
-use config::Config;
+use config::{Config, LogFormat};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -59,7 +59,11 @@ impl Settings {
 
 fn load(path: &Path) -> Result<Arc<Config>, String> {
     match server::load(path) {
-        Ok(loaded) => Ok(Arc::new(loaded.config)),
+        Ok(loaded) => {
+            let service = &loaded.config.service;
+            crate::logging::adopt(service.log_format == LogFormat::Json, service.debug_mode);
+            Ok(Arc::new(loaded.config))
+        }
         Err(Fail::Failed(reason) | Fail::Configuration(reason)) => Err(reason),
         Err(Fail::Said | Fail::OutputClosed) => Err(format!("could not read \"{}\"", path.display())),
     }

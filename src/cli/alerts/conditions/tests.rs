@@ -87,13 +87,13 @@ fn failed_is_told_once_when_raised_and_once_when_cleared_also_over_a_restart() {
     life.channel.status.failed_now = 1;
     assert!(life.pass(5).is_empty());
     life.channel.status.failed_now = 3;
-    assert_eq!(life.pass(5), ["5 Raised a: 3 failed messages"]);
+    assert_eq!(life.pass(5), ["5 Raised a: 3 messages failed"]);
     life.channel.status.failed_now = 4;
     assert!(life.pass(5).is_empty());
     life.restart();
     assert!(life.pass(5).is_empty());
     life.channel.status.failed_now = 0;
-    assert_eq!(life.pass(5), ["20 Cleared a: 0 failed messages"]);
+    assert_eq!(life.pass(5), ["20 Cleared a: 0 messages failed"]);
     assert!(life.pass(5).is_empty());
 }
 
@@ -223,7 +223,7 @@ fn refusals_count_within_a_minute() {
     assert_eq!(life.pass(5), ["130 Raised a: 10 messages refused within a minute"]);
     let told = life.pass(120);
     assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].contains("Cleared a: 1 messages refused"), "{told:?}");
+    assert!(told[0].contains("Cleared a: 1 message refused"), "{told:?}");
 }
 
 #[test]
@@ -233,7 +233,7 @@ fn waiting_is_the_age_of_the_oldest() {
     life.channel.status.oldest_waiting_seconds = 899.0;
     assert!(life.pass(1).is_empty());
     life.channel.status.oldest_waiting_seconds = 901.0;
-    assert_eq!(life.pass(1), ["1 Raised a: 1,200 messages wait, the oldest for 15m"]);
+    assert_eq!(life.pass(1), ["1 Raised a: 1,200 messages waiting, the oldest for 15m"]);
     life.channel.status.oldest_waiting_seconds = f64::INFINITY;
     assert!(life.pass(1).is_empty());
     life.channel.status.waiting = 0;

@@ -20,9 +20,12 @@ let seen = Date.now();
 setInterval(async () => {
   if (document.hidden) return;
   try {
-    const answer = await fetch(location.href, { signal: AbortSignal.timeout(5000) });
-    if (!answer.ok) throw new Error(String(answer.status));
-    const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
+    const answer = await fetch(location.pathname, { signal: AbortSignal.timeout(5000) });
+    // A failed message that was retried is not here any more, and its page says so.
+    if (!answer.ok && answer.status !== 404) throw new Error(String(answer.status));
+    // The style is here already, and the new one's nonce is not this page's: the browser would complain of it.
+    const text = (await answer.text()).replace(/<style[^]*<\/style>/, '');
+    const page = new DOMParser().parseFromString(text, 'text/html');
     for (const part of ['header', 'main']) sync(document.querySelector(part), page.querySelector(part));
     document.title = page.title;
     seen = Date.now();
