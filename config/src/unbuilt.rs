@@ -5,7 +5,7 @@
 //! for is silently left undone.
 
 use crate::problem::Spot;
-use crate::raw::read::{Key, List};
+use crate::raw::read::Key;
 use crate::raw::{Channel, Service};
 
 /// Something that is set and not built: what to call it, and where it stands.
@@ -21,7 +21,6 @@ pub(crate) fn of_service(raw: &Service) -> Vec<Unbuilt> {
     let mut found = Vec::new();
     set(&mut found, "workers under another user", given(&raw.user));
     set(&mut found, "workers under another group", given(&raw.group));
-    set(&mut found, "alerts", not_empty(&raw.alerts));
     found
 }
 
@@ -45,8 +44,4 @@ fn set(found: &mut Vec<Unbuilt>, what: &str, spot: Option<&Spot>) {
 
 fn given<T>(key: &Key<T>) -> Option<&Spot> {
     key.given().map(|at| &at.spot)
-}
-
-fn not_empty<T>(key: &Key<List<T>>) -> Option<&Spot> {
-    key.given().filter(|at| !at.value.is_empty()).map(|at| &at.spot)
 }

@@ -69,17 +69,17 @@ pub(super) struct Selected {
 /// What stands in `failed/ID.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Record {
-    id: String,
-    channel: String,
-    control_id: String,
-    message_type: String,
-    received_us: i64,
-    failed_us: i64,
-    step: String,
-    reason: String,
-    attempts: u32,
+    pub(super) id: String,
+    pub(super) channel: String,
+    pub(super) control_id: String,
+    pub(super) message_type: String,
+    pub(super) received_us: i64,
+    pub(super) failed_us: i64,
+    pub(super) step: String,
+    pub(super) reason: String,
+    pub(super) attempts: u32,
     #[serde(default)]
-    steps_done: Vec<String>,
+    pub(super) steps_done: Vec<String>,
 }
 
 /// Carries out `failed …`.

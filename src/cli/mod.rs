@@ -1,9 +1,11 @@
 //! The commands: one file each. A command prints what it was asked for on standard output and everything else on
 //! standard error, and ends with one of four statuses: 0 done, 1 it failed, 2 usage, 78 configuration.
 
+mod alerts;
 mod bench;
 mod check;
 mod child;
+mod dashboard;
 mod demo;
 mod failed;
 mod hl7_file;
@@ -52,6 +54,8 @@ enum Command {
     Queue(queue::Command),
     #[command(subcommand)]
     Failed(failed::Command),
+    Dashboard(dashboard::Arguments),
+    Alerts(alerts::Arguments),
     Bench(bench::Arguments),
     Demo(demo::Arguments),
 }
@@ -102,6 +106,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&config, &arguments),
         Command::Queue(command) => queue::run(&config, &command),
         Command::Failed(command) => failed::run(&config, &command),
+        Command::Dashboard(arguments) => dashboard::run(&config, &arguments),
+        Command::Alerts(arguments) => alerts::run(&config, &arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
     };

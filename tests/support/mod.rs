@@ -5,9 +5,12 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part of it")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub mod browser;
 pub mod certificates;
+pub mod dashboard;
 pub mod dfapi;
 pub mod dice;
+pub mod http;
 pub mod http_server;
 pub mod load;
 pub mod memory;
@@ -188,7 +191,7 @@ impl Site {
         Some(server)
     }
 
-    fn spawn(&self, mut command: Command) -> Child {
+    pub(crate) fn spawn(&self, mut command: Command) -> Child {
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).unwrap();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
         command.spawn().unwrap_or_else(|e| panic!("could not start {command:?}: {e}"))
