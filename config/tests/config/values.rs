@@ -292,7 +292,6 @@ fn what_is_not_built_is_named_with_its_place() {
     let service = "\
 user: hl7
 group: hl7
-alerts: [{name: x, when: down, command: /x}]
 ";
     let keys = "\
 retention_days: {failed: 1}
@@ -304,10 +303,10 @@ local_archive: {path: /a, retention_days: 3}
         let these = missing.iter().filter(|m| m.channel.as_deref() == channel);
         these.map(|m| m.problem.key_path.replace("channels[1].", "")).collect()
     };
-    assert_eq!(of(None), ["user", "group", "alerts"]);
+    assert_eq!(of(None), ["user", "group"]);
     assert_eq!(of(Some("a")), ["retention_days", "local_archive.retention_days"]);
-    assert!(missing[3].problem.to_string().ends_with(
-        ":7:19: channels[1].retention_days: not built yet: pruning of failed and quarantined messages; take it out or \
+    assert!(missing[2].problem.to_string().ends_with(
+        ":6:19: channels[1].retention_days: not built yet: pruning of failed and quarantined messages; take it out or \
          wait for a later version"
     ));
     assert!(missing.iter().all(|m| m.problem.line > 0));
