@@ -33,7 +33,7 @@ fn every_example_loads_without_a_warning() {
             .collect();
         assert_eq!(warnings, Vec::<String>::new(), "{name}");
     }
-    assert_eq!(seen, 12);
+    assert_eq!(seen, 13);
 }
 
 #[test]
