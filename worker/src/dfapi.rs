@@ -87,6 +87,8 @@ fn taken(response: &Response, label: &str) -> Result<(), Fault> {
         // About this one call; others need not wait for it.
         408 | 425 | 500 => again(false),
         429 | 501..=599 => again(true),
+        401 | 403 => Err(Fault::Failed(reason("refused the task") + ": is the token right?")),
+        404 => Err(Fault::Failed(reason("refused the task") + ": is the path right?")),
         400..=499 => Err(Fault::Failed(reason("refused the task"))),
         _ => Err(Fault::down(reason("took no task and points elsewhere"))),
     }
@@ -153,6 +155,8 @@ mod tests {
             of(422),
             Err(Fault::Failed("dfapi \"d:443\" refused the task (422 Unprocessable Entity)".into()))
         );
+        let Err(Fault::Failed(reason)) = of(401) else { panic!() };
+        assert!(reason.ends_with("(401 Unauthorized): is the token right?"), "{reason}");
         assert!(matches!(of(302), Err(Fault::Again { target_down: true, .. })));
     }
 

@@ -9,6 +9,7 @@ use crate::fault::Fault;
 use crate::files::plain;
 use link::SecretValue;
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 use ureq::http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, LOCATION, RETRY_AFTER, USER_AGENT};
@@ -19,8 +20,9 @@ use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, TlsProvider};
 const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// Bytes of a CA file: the bundle of all public CAs has 250 KB.
 const CA_FILE_BYTES_MAX: u64 = 4 << 20;
-/// How long an idle connection is kept: below what servers and the firewalls before them keep theirs.
-const IDLE_MAX: Duration = Duration::from_secs(10);
+/// How long an idle connection is kept: below what servers keep theirs, of which the least patient close after 5 s. One
+/// that is closed just when it is used again costs an attempt.
+const IDLE_MAX: Duration = Duration::from_secs(4);
 /// Longest wait that a peer may ask for.
 const WANTED_MAX: Duration = Duration::from_secs(3600);
 
@@ -160,13 +162,21 @@ impl Http {
             request = request.header(*name, *value);
         }
         let agent = self.agent()?;
-        let result = match method {
-            Method::POST => request.body(body).map_err(ureq::Error::from).and_then(|r| agent.run(r)),
-            _ => request.body(()).map_err(ureq::Error::from).and_then(|r| agent.run(r)),
-        };
+        // The library panics where it gets no thread to look a name up in, which is no fault of the message.
+        let result = catch_unwind(AssertUnwindSafe(|| {
+            let response = match method {
+                Method::POST => agent.run(request.body(body)?)?,
+                _ => agent.run(request.body(())?)?,
+            };
+            Ok(self.read(response))
+        }));
         match result {
-            Ok(response) => Ok(self.read(response)),
-            Err(error) => Err(Fault::down(self.reason(&error))),
+            Ok(Ok(response)) => Ok(response),
+            Ok(Err(error)) => Err(Fault::down(self.reason(&error))),
+            Err(_) => {
+                self.agent = None;
+                Err(Fault::down(format!("could not ask {}: the HTTP library gave up", self.label)))
+            }
         }
     }
 

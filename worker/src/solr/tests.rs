@@ -230,6 +230,20 @@ fn every_way_of_not_answering_ends_within_the_timeout() {
 }
 
 #[test]
+fn a_connection_that_the_server_closed_meanwhile_is_made_again() {
+    let solr = Solr::start(0, None, &[CORE]);
+    let mut client = client(&solr, &[]);
+    let body = r#"{"responseHeader":{"status":0}}"#;
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    solr.state().next_updates.push_back(Reply::Raw(answer.into_bytes()));
+    assert_eq!(client.index(&docs(1)), [Ok(())]);
+    // The end of the connection is on its way.
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(client.index(&docs(1)), [Ok(())]);
+    assert_eq!(solr.connections(), 2);
+}
+
+#[test]
 fn a_name_without_an_address_is_said() {
     let mut client = client_of(&SolrServer { name: "nobody.invalid".to_owned(), ..server(1, &[]) });
     // Without a network the name service is what does not answer.
