@@ -10,7 +10,7 @@ use support::dfapi::{Dfapi, TOKEN, Task};
 use support::http_server::{Certificate, Reply};
 use support::messages::typed;
 use support::mllp::Peer;
-use support::{PATIENCE, Server, Site, wait_files, within};
+use support::{PATIENCE, Server, Site, process, wait_files, within};
 
 /// How long a peer is down: long enough for several attempts. `HL7SERVER_TEST_OUTAGE_S=30` for the long form.
 fn outage() -> Duration {
@@ -192,6 +192,24 @@ fn a_task_whose_answer_is_lost_is_carried_out_once() {
     making.delivered(1);
     assert_eq!((making.dfapi.tasks().len(), making.dfapi.state().repeated), (1, 3));
     assert_eq!(making.site.list(&["failed", "list"]), Vec::<Value>::new());
+}
+
+#[test]
+fn a_worker_killed_before_it_heard_the_answer_says_the_same_again() {
+    let making = Making::start();
+    making.dfapi.state().does_it_all_the_same = true;
+    making.dfapi.state().next.push_back(Reply::Silence);
+    making.send("ADT^A01", "KILLED", "P1", "");
+    making.tasks(1);
+    process::kill(making.server.worker(making.port));
+    within(PATIENCE, "the next worker asks again", || (making.dfapi.state().repeated == 1).then_some(()));
+    within(PATIENCE, "nothing waits any more", || {
+        making.site.list(&["queue", "list"]).is_empty().then_some(())
+    });
+    let bodies: Vec<Vec<u8>> = making.dfapi.requests().into_iter().map(|request| request.body).collect();
+    assert_eq!(bodies.len(), 2);
+    assert_eq!(bodies[0], bodies[1], "the retry is not the same task");
+    assert_eq!(wait_files(&making.site.path("tasks"), "", 1).len(), 1);
 }
 
 #[test]
