@@ -6,9 +6,13 @@ mod support;
 
 use serde_json::{Value, json};
 use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering::SeqCst};
 use std::time::Duration;
+use support::certificates::openssl;
 use support::dashboard::Dashboard;
-use support::http::{Hook, get};
+use support::http::get;
+use support::http_server::{HttpServer, Reply};
 use support::messages::adt;
 use support::mllp::Peer;
 use support::{PATIENCE, Site, process, within};
@@ -100,7 +104,10 @@ fn a_restart_of_the_watcher_tells_nothing_twice_and_forgets_nothing() {
 #[test]
 fn a_webhook_that_was_away_is_told_when_it_is_back_and_a_slow_command_delays_only_itself() {
     let mut site = Site::new();
-    let hook = Hook::listen(site.port(), 503);
+    let answer = Arc::new(AtomicU16::new(503));
+    let status = Arc::clone(&answer);
+    let reply = move |_: &_| Reply::of(status.load(SeqCst), "text/plain", "");
+    let hook = HttpServer::start(site.port(), None, Arc::new(reply));
     let alerts = json!([
         {"name": "hook", "when": "failed", "webhook": format!("http://127.0.0.1:{}/T0KEN", hook.port)},
         {"name": "hangs", "when": "failed", "command": ["/bin/sleep", "40"]},
@@ -111,15 +118,11 @@ fn a_webhook_that_was_away_is_told_when_it_is_back_and_a_slow_command_delays_onl
     let dashboard = Dashboard::start(&mut site, &[]);
     Peer::connect(port).exchange(&adt("A", "P")).accepts(b"A");
     wait_told(&site, "told", 1);
-    within(PATIENCE, "the hook refuses once", || (!hook.bodies().is_empty()).then_some(()));
+    within(PATIENCE, "the hook refuses once", || (!hook.requests().is_empty()).then_some(()));
     dashboard.shows("hook could not be told: webhook at 127.0.0.1:");
-    hook.answer(204);
-    let refused = hook.bodies().len();
-    let bodies = within(PATIENCE, "the hook is told", || {
-        let bodies = hook.bodies();
-        (bodies.len() > refused).then_some(bodies)
-    });
-    let notice: Value = serde_json::from_str(bodies.last().unwrap()).unwrap();
+    let refused = hook.requests().len();
+    answer.store(204, SeqCst);
+    let notice = within(PATIENCE, "the hook is told", || Some(hook.requests().get(refused)?.json()));
     assert_eq!((&notice["alert"], &notice["state"]), (&json!("hook"), &json!("raised")));
     assert!(!dashboard.page().contains("T0KEN") && !site.log().contains("T0KEN"));
 }
@@ -186,4 +189,24 @@ fn little_room_is_told_with_the_path() {
     assert!(notices[0]["message"].as_str().unwrap().ends_with("free"), "{notices:?}");
     assert!(notices[0]["subject"].as_str().unwrap().starts_with('/'));
     assert!(!get(dashboard.port, "/").body.contains("Alerts"), "somebody else's");
+}
+
+#[test]
+fn a_certificate_that_ends_soon_is_told() {
+    let mut site = Site::new();
+    let (certificate, key) = (site.text("server.pem"), site.text("server.key"));
+    let subject = ["-subj", "/CN=localhost", "-keyout", &key, "-out", &certificate];
+    openssl(&[&["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "5"], subject.as_slice()].concat());
+    let port = site.port();
+    let mut channel = site.store_channel("adt", port);
+    channel["tls"] = json!({"certificate": certificate, "key": key});
+    let alert = |name: &str, days: u32| json!({"name": name, "when": "certificate", "limit": days, "command": appending(&site, name)});
+    site.configure(json!({"channels": [channel], "alerts": [alert("soon", 30), alert("late", 3)]}));
+    let _server = site.start();
+    let dashboard = Dashboard::start(&mut site, &[]);
+    let notices = wait_told(&site, "soon", 1);
+    assert_eq!(notices[0]["channel"], "adt");
+    assert!(notices[0]["message"].as_str().unwrap().contains("in 4 days"), "{notices:?}");
+    dashboard.shows("1 alert is raised.");
+    assert!(told(&site, "late").is_empty());
 }

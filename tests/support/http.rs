@@ -1,10 +1,7 @@
-//! Browsers, balancers and webhooks, as far as the tests need them: one request a connection, bytes as they are.
+//! A browser or a balancer, as far as the tests need one: one request a connection, bytes as they are.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::net::TcpStream;
 
 /// What came back.
 #[derive(Debug)]
@@ -64,65 +61,4 @@ pub fn parse(bytes: &[u8]) -> Option<Answer> {
     let header =
         |line: &str| line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()));
     Some(Answer { status, headers: lines.filter_map(header).collect(), body: body.to_owned() })
-}
-
-/// A server that takes whatever is posted.
-pub struct Hook {
-    /// Where.
-    pub port: u16,
-    bodies: Arc<Mutex<Vec<String>>>,
-    status: Arc<Mutex<u16>>,
-}
-
-impl Hook {
-    /// Listens on a port that the test has claimed, and answers with `status`.
-    pub fn listen(port: u16, status: u16) -> Hook {
-        let listener = TcpListener::bind(("127.0.0.1", port)).expect("the port is ours");
-        let hook = Hook { port, bodies: Arc::default(), status: Arc::new(Mutex::new(status)) };
-        let (bodies, status) = (Arc::clone(&hook.bodies), Arc::clone(&hook.status));
-        thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                let answer = *status.lock().expect("no test panics with it");
-                if let Some(body) = take(stream, answer) {
-                    bodies.lock().expect("no test panics with it").push(body);
-                }
-            }
-        });
-        hook
-    }
-
-    /// What it answers from now on.
-    pub fn answer(&self, status: u16) {
-        *self.status.lock().expect("no test panics with it") = status;
-    }
-
-    /// Everything that was posted so far.
-    pub fn bodies(&self) -> Vec<String> {
-        self.bodies.lock().expect("no test panics with it").clone()
-    }
-}
-
-fn take(mut stream: TcpStream, status: u16) -> Option<String> {
-    stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
-    let end = Instant::now() + Duration::from_secs(10);
-    let mut bytes = Vec::new();
-    let mut chunk = [0; 4096];
-    while Instant::now() < end {
-        let text = String::from_utf8_lossy(&bytes).into_owned();
-        if let Some((head, body)) = text.split_once("\r\n\r\n") {
-            let length = head
-                .lines()
-                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
-            if body.len() >= length.unwrap_or(0) {
-                let _ =
-                    stream.write_all(format!("HTTP/1.1 {status} X\r\nContent-Length: 0\r\n\r\n").as_bytes());
-                return Some(body.to_owned());
-            }
-        }
-        match stream.read(&mut chunk).ok()? {
-            0 => return None,
-            count => bytes.extend_from_slice(&chunk[..count]),
-        }
-    }
-    None
 }

@@ -173,7 +173,7 @@ channels: [{name: a, port: 20001}]
     assert_eq!(alerts[0].action, AlertAction::Command(vec!["/usr/bin/page".into(), "oncall".into()]));
     assert_eq!(alerts[1].limit, Some(5 << 30));
     assert_eq!(alerts[2].action, AlertAction::Command(vec!["/usr/bin/page".into(), "on call".into()]));
-    assert_eq!(loaded.not_built.len(), 0);
+    assert_eq!(loaded.not_built, []);
 }
 
 #[test]
@@ -352,7 +352,7 @@ metadata_pages: all
 solr_segments: [PID]
 ";
     let service = "store_solr: true\ncreate_credentials: true\nsolr_servers: [{name: s}]\ndfapi: {}\n\
-        debug_mode: true\ndebug_values: true\nlog_format: json\nalerts: []\n";
+        debug_mode: true\ndebug_values: true\nlog_format: json\nalerts: [{name: x, when: down, command: /x}]\n";
     let text = format!("{service}{}", channel(keys));
     assert_eq!(loaded(&text).not_built, []);
 }

@@ -315,10 +315,8 @@ impl Watch {
                 Verdict::Not(format!("{name}: no message waits longer than {limit} min"))
             }
             AlertWhen::Failed => match channel.status.failed_now {
-                count if count >= limit => {
-                    Verdict::Holds(format!("{name}: {} failed messages", grouped(count)))
-                }
-                count => Verdict::Not(format!("{name}: {} failed messages", grouped(count))),
+                count if count >= limit => Verdict::Holds(format!("{name}: {} failed", messages(count))),
+                count => Verdict::Not(format!("{name}: {} failed", messages(count))),
             },
             AlertWhen::Refused => {
                 let window = self.refusals.get(name);

@@ -11,7 +11,7 @@ use crate::cli::dashboard::settings::Settings;
 use crate::cli::output;
 use config::{Alert, AlertAction};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
@@ -56,8 +56,8 @@ pub(super) struct Desk {
     outcomes: mpsc::Receiver<(String, Result<(), String>)>,
     started: Instant,
     started_us: i64,
-    /// Why the last notice could not be told.
-    fault: Option<String>,
+    /// By alert, why its notice could not be told yet.
+    faults: BTreeMap<String, String>,
 }
 
 impl Desk {
@@ -86,7 +86,7 @@ impl Desk {
             outcomes,
             started: Instant::now(),
             started_us: output::now_us(),
-            fault: None,
+            faults: BTreeMap::new(),
         }
     }
 
@@ -112,7 +112,9 @@ impl Desk {
         }
         self.keep();
         let mut faults: Vec<String> = config.as_ref().err().cloned().into_iter().collect();
-        faults.extend(self.fault.clone());
+        // One that is no longer in the file has nothing to tell.
+        self.faults.retain(|name, _| config.is_err() || alerts.iter().any(|alert| alert.name == *name));
+        faults.extend(self.faults.iter().map(|(alert, why)| format!("{alert} could not be told: {why}")));
         let raised = self.watch.raised.iter().map(|raised| ShownAlert {
             alert: raised.alert.clone(),
             message: raised.message.clone(),
@@ -165,7 +167,7 @@ impl Desk {
             let why = match outcome {
                 Ok(()) => {
                     self.pending.remove(at);
-                    self.fault = None;
+                    self.faults.remove(&alert);
                     continue;
                 }
                 Err(why) => why,
@@ -175,13 +177,14 @@ impl Desk {
             if now_us - pending.notice.at_us > GIVE_UP_US {
                 log::error!("alert \"{alert}\": {why}; given up after a day");
                 self.pending.remove(at);
+                self.faults.remove(&alert);
                 continue;
             }
             let wait = RETRY_FIRST.saturating_mul(1 << pending.tries.min(16)).min(RETRY_LONGEST);
             pending.tries += 1;
             pending.due = Some(self.started.elapsed() + wait);
             log::error!("alert \"{alert}\": {why}; trying again in {} s", wait.as_secs());
-            self.fault = Some(format!("{alert} could not be told: {why}"));
+            self.faults.insert(alert, why);
         }
     }
 

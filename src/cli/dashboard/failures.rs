@@ -6,6 +6,7 @@ use crate::cli::Fail;
 use crate::cli::failed::{self, Record};
 use crate::cli::output;
 use journal::MessageId;
+use rustix::fs::{Mode, OFlags};
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -163,7 +164,7 @@ fn ids(folder: &Path) -> Result<Vec<MessageId>, String> {
 pub(super) fn read(folder: &Path, id: MessageId) -> Result<Option<Record>, String> {
     let path = folder.join(format!("{id}.json"));
     let fault = |what: &str| format!("could not read \"{}\": {what}", path.display());
-    let file = match fs::File::open(&path) {
+    let file = match open(&path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(fault(&output::plain(&error))),
@@ -174,6 +175,14 @@ pub(super) fn read(folder: &Path, id: MessageId) -> Result<Option<Record>, Strin
         return Err(fault("far too long"));
     }
     serde_json::from_slice(&text).map(Some).map_err(|error| fault(&format!("damaged: {error}")))
+}
+
+/// Opens a file that a worker wrote. One that was taken over could have put something else there: a link is not
+/// followed, and a FIFO would be waited for.
+pub(super) fn open(path: &Path) -> std::io::Result<fs::File> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = fs::File::from(rustix::fs::open(path, OFlags::RDONLY | flags, Mode::empty())?);
+    if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::Error::other("not a file")) }
 }
 
 /// What went wrong, as text.
@@ -232,6 +241,19 @@ mod tests {
         assert_eq!(found.groups[0].count, 1);
         assert!(found.faults.len() == 1 && found.faults[0].contains("damaged"), "{:?}", found.faults);
         assert_eq!(found.count, 2);
+    }
+
+    #[test]
+    fn what_a_worker_could_have_planted_is_neither_followed_nor_waited_for() {
+        let state = tempfile::tempdir().unwrap();
+        let good = put(state.path(), "a", 1, "archive", "no room");
+        let folder = failed::folder(state.path(), "a");
+        let (link, fifo) = (MessageId::new(2, 2), MessageId::new(3, 3));
+        let at = |id| folder.join(format!("{id}.json"));
+        std::os::unix::fs::symlink(at(good), at(link)).unwrap();
+        nix::unistd::mkfifo(&at(fifo), nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let found = Known::default().look(state.path());
+        assert_eq!((found.groups[0].count, found.faults.len()), (1, 2), "{:?}", found.faults);
     }
 
     #[test]

@@ -147,12 +147,13 @@ impl Drop for Place {
 fn converse(stream: &TcpStream, handle: &dyn Fn(&Request) -> Response) -> io::Result<()> {
     let (response, with_body) = match read_head(stream)? {
         Some(Head::Whole { request, is_head }) => (handle(&request), !is_head),
-        Some(Head::Refused(status)) => (Response::text(status, status.line().to_owned() + "\n"), true),
+        Some(Head::Refused(status)) => (refusal(status), true),
         None => return Ok(()),
     };
     let mut bytes = format!(
-        "HTTP/1.1 {}\r\nConnection: close\r\nContent-Type: {}\r\nContent-Length: {}\r\n",
+        "HTTP/1.1 {}\r\nDate: {}\r\nConnection: close\r\nContent-Type: {}\r\nContent-Length: {}\r\n",
         response.status.line(),
+        jiff::Timestamp::now().strftime("%a, %d %b %Y %H:%M:%S GMT"),
         response.content_type,
         response.body.len()
     );
@@ -170,6 +171,11 @@ fn converse(stream: &TcpStream, handle: &dyn Fn(&Request) -> Response) -> io::Re
     write_all(stream, &bytes)?;
     stream.shutdown(Shutdown::Write)?;
     linger(stream)
+}
+
+fn refusal(status: Status) -> Response {
+    let response = Response::text(status, status.line().to_owned() + "\n");
+    if status == Status::MethodNotAllowed { response.header("Allow", "GET, HEAD") } else { response }
 }
 
 /// On every response. The page has its own content policy, which comes with it.

@@ -282,7 +282,7 @@ fn nonce() -> Result<String, getrandom::Error> {
 fn fields(path: &Path, encoding: Option<hl7::charset::Encoding>) -> Result<String, String> {
     let fault =
         |error: &std::io::Error| format!("could not read the message: {}", super::output::plain(error));
-    let file = std::fs::File::open(path).map_err(|error| fault(&error))?;
+    let file = failures::open(path).map_err(|error| fault(&error))?;
     let mut bytes = Vec::new();
     file.take(MESSAGE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| fault(&error))?;
     if bytes.len() as u64 > MESSAGE_BYTES_MAX {
