@@ -115,7 +115,6 @@ impl Sshd {
             .map(|kind| format!("HostKey {}\n", self.path(&format!("host_{kind}")).display()))
             .collect();
         let subsystem = match prepare {
-            // Not by the user's shell, whose start-up files may take their time.
             None => "internal-sftp".to_owned(),
             Some(script) => {
                 let path = self.path("sftp.sh");
@@ -126,9 +125,11 @@ impl Sshd {
         let config = format!(
             "Port {}\nListenAddress 127.0.0.1\n{host_keys}PidFile none\nAuthorizedKeysFile {}\nStrictModes no\n\
              UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
-             MaxStartups 100\nSubsystem sftp {subsystem}\n",
+             MaxStartups 100\nSetEnv HOME={}\nSubsystem sftp {subsystem}\n",
             self.port,
             self.path("authorized_keys").display(),
+            // A command is run by the user's shell, whose start-up files are none of ours, nor to be killed.
+            self.folder.display(),
         );
         fs::write(self.path("sshd_config"), config).unwrap();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("sshd.log")).unwrap();

@@ -350,8 +350,7 @@ fn a_full_disk_a_read_only_one_and_a_closed_folder_may_pass() {
         ),
     ] {
         site.sshd.run(&kinds, Some(&prepare));
-        // The user's shell starts these sessions, and its start-up files may take their time.
-        let mut client = site.client_with(|folder| folder.timeout = Duration::from_secs(20));
+        let mut client = site.client_with(|folder| folder.timeout = Duration::from_secs(10));
         let reason = down(client.put("", stem, ".pdf", id(1), &vec![1; 1 << 20]));
         let expected = format!(
             "could not put a file into {drop:?} on sftp server \"127.0.0.1:{}\": {said}",
