@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -205,19 +205,6 @@ pub fn keygen(arguments: &[&str], path: &Path) {
     let status = command.status();
     assert!(status.expect("ssh-keygen is in openssh-client").success());
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-}
-
-/// A free port on 127.0.0.1, below the ephemeral range; for unit tests, which have no `Site`.
-pub fn free_port() -> u16 {
-    let first = std::process::id().wrapping_mul(7919);
-    static TAKEN: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    loop {
-        let n = TAKEN.fetch_add(131, std::sync::atomic::Ordering::Relaxed);
-        let port = 11_000 + (first.wrapping_add(n) % 20_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 fn children(pid: u32) -> Vec<u32> {

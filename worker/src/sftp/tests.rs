@@ -1,11 +1,13 @@
 //! Against OpenSSH's own server, started as the user who runs the tests.
 
+#[path = "../../../tests/support/ports.rs"]
+mod ports;
 #[path = "../../../tests/support/sshd.rs"]
 mod sshd;
 
 use super::*;
 use nix::sys::signal::Signal;
-use sshd::{Sshd, free_port, has_namespaces, keygen};
+use sshd::{Sshd, has_namespaces, keygen};
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -16,15 +18,18 @@ struct Site {
     sshd: Sshd,
     drop: PathBuf,
     _folder: TempDir,
+    /// Keeps the port ours.
+    _claim: fs::File,
 }
 
 impl Site {
     fn new() -> Option<Site> {
         let folder = tempfile::Builder::new().prefix("hl7t").tempdir().unwrap();
-        let sshd = Sshd::start(&folder.path().join("sshd"), free_port())?;
+        let (port, claim) = ports::claim(std::process::id());
+        let sshd = Sshd::start(&folder.path().join("sshd"), port)?;
         let drop = folder.path().join("drop");
         fs::create_dir(&drop).unwrap();
-        Some(Site { sshd, drop, _folder: folder })
+        Some(Site { sshd, drop, _folder: folder, _claim: claim })
     }
 
     fn folder(&self) -> RemoteFolder {
