@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use support::certificates::{Ca, Good, Key};
 use support::messages::{PDF_FIELD, adt, oru};
 use support::mllp::Peer;
 use support::peer::{Foreign, Receives, answer, answer_to, control_id, meanwhile};
@@ -122,6 +123,47 @@ fn the_product_itself_takes_what_is_resent_byte_for_byte_through_kills() {
     forwarder.drained();
     let bodies: Vec<Vec<u8>> = archived.into_iter().map(|(_, body)| body).collect();
     assert_came(&bodies, &sent, true);
+}
+
+#[test]
+fn over_tls_both_sides_show_who_they_are() {
+    // The name that is expected, and the CA that the peer's certificate must be of.
+    for (name, right_ca, said) in [
+        ("ris.example.org", true, None),
+        ("pacs.example.org", true, Some("TLS: certificate verify failed: hostname mismatch")),
+        ("ris.example.org", false, Some("TLS: certificate verify failed: ")),
+    ] {
+        let forwarder = Forwarder::with(json!({}), |site, config| {
+            let ca = Ca::new(&site.path("pki"), "Test CA");
+            let other = Ca::new(&site.path("pki"), "Other CA");
+            let theirs = ca.server("ris.example.org", Key::Ecdsa, Good::Days(9));
+            let ours = ca.client("hl7server", None, Key::Rsa, Good::Days(9));
+            let mut channel = site.store_channel("ris", 0);
+            channel["tls"] =
+                json!({"certificate": theirs.certificate, "key": theirs.key, "client_ca": ca.certificate()});
+            config["channels"].as_array_mut().unwrap().push(channel);
+            let trusted = if right_ca { &ca } else { &other };
+            config["channels"][0]["resend"]["tls"] = json!({
+                "ca_file": trusted.certificate(), "certificate": ours.certificate, "key": ours.key,
+                "verify_name": name,
+            });
+            config["channels"][0]["resend"]["timeout"] = json!(5);
+        });
+        let sent = forwarder.send(10);
+        match said {
+            None => {
+                let archived = wait_files(&forwarder.site.path("archive/ris"), ".hl7", 10);
+                forwarder.drained();
+                let bodies: Vec<Vec<u8>> = archived.into_iter().map(|(_, body)| body).collect();
+                assert_came(&bodies, &sent, true);
+            }
+            Some(said) => {
+                let reason = forwarder.waits_for();
+                assert!(reason.contains(said), "{reason}");
+                assert!(files(&forwarder.site.path("archive/ris"), ".hl7").is_empty());
+            }
+        }
+    }
 }
 
 /// What a server of somebody else's wrote down, a string of JSON a line.

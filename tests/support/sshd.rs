@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -115,7 +115,6 @@ impl Sshd {
             .map(|kind| format!("HostKey {}\n", self.path(&format!("host_{kind}")).display()))
             .collect();
         let subsystem = match prepare {
-            // Not by the user's shell, whose start-up files may take their time.
             None => "internal-sftp".to_owned(),
             Some(script) => {
                 let path = self.path("sftp.sh");
@@ -126,9 +125,11 @@ impl Sshd {
         let config = format!(
             "Port {}\nListenAddress 127.0.0.1\n{host_keys}PidFile none\nAuthorizedKeysFile {}\nStrictModes no\n\
              UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
-             MaxStartups 100\nSubsystem sftp {subsystem}\n",
+             MaxStartups 100\nSetEnv HOME={}\nSubsystem sftp {subsystem}\n",
             self.port,
             self.path("authorized_keys").display(),
+            // A command is run by the user's shell, whose start-up files are none of ours, nor to be killed.
+            self.folder.display(),
         );
         fs::write(self.path("sshd_config"), config).unwrap();
         let log = fs::OpenOptions::new().create(true).append(true).open(self.path("sshd.log")).unwrap();
@@ -204,19 +205,6 @@ pub fn keygen(arguments: &[&str], path: &Path) {
     let status = command.status();
     assert!(status.expect("ssh-keygen is in openssh-client").success());
     fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-}
-
-/// A free port on 127.0.0.1, below the ephemeral range; for unit tests, which have no `Site`.
-pub fn free_port() -> u16 {
-    let first = std::process::id().wrapping_mul(7919);
-    static TAKEN: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-    loop {
-        let n = TAKEN.fetch_add(131, std::sync::atomic::Ordering::Relaxed);
-        let port = 11_000 + (first.wrapping_add(n) % 20_000) as u16;
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 fn children(pid: u32) -> Vec<u32> {

@@ -32,7 +32,7 @@ const LEFT_MAX: usize = 32;
 pub struct SftpClient {
     settings: Settings,
     session: Option<Session>,
-    /// Temporaries that a lost connection left behind.
+    /// Temporaries that renames without an answer may have left behind.
     left: Vec<String>,
 }
 

@@ -254,14 +254,19 @@ impl Opening<'_> {
             }
         }
         if let Some(password) = &self.settings.password {
-            let refused = match session.userauth_password(user, password.expose()) {
-                Ok(()) => return Ok(()),
-                Err(error) => self.refused(&error)?,
+            // Some servers want the password as an answer to a question. Only one way is tried: each failure counts
+            // with those who lock users out.
+            let methods = session.auth_methods(user).unwrap_or("password");
+            let asks =
+                !methods.split(',').any(|method| method == "password") && methods.contains("interactive");
+            let answered = if asks {
+                session.userauth_keyboard_interactive(user, &mut Answer(password.expose()))
+            } else {
+                session.userauth_password(user, password.expose())
             };
-            // Some servers ask for the password as a question.
-            match session.userauth_keyboard_interactive(user, &mut Answer(password.expose())) {
+            match answered {
                 Ok(()) => return Ok(()),
-                Err(error) => self.refused(&error).map(|_| tried.push(format!("password: {refused}")))?,
+                Err(error) => tried.push(format!("password: {}", self.refused(&error)?)),
             }
         }
         Err(format!("{} does not let user {user:?} in: {}", self.peer, tried.join("; ")))

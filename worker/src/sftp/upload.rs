@@ -4,9 +4,10 @@ use super::session::{Refusal, RefusalKind, Session, Trouble};
 use crate::names::candidates;
 use journal::MessageId;
 use ssh2::{FileStat, OpenFlags, OpenType, RenameFlags};
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 const FILE_MODE: i32 = 0o640;
@@ -20,9 +21,12 @@ const ALLOWANCE: Duration = Duration::from_secs(60);
 /// Parts of a folder's path; each that is missing is a request.
 const PARTS_MAX: usize = 64;
 
-/// Renames whose answer never came, in this process. A server that was frozen may still carry one out, at any time:
-/// a temporary name that such a rename knows is not used again, or it could put half of a later attempt in place.
-static IN_DOUBT: AtomicU32 = AtomicU32::new(0);
+/// Temporary names by how many renames of theirs never got an answer, in this process. A server that was frozen may
+/// still carry one out, at any time: a name that such a rename knows is not used again, or it could put half of a later
+/// attempt in place.
+static IN_DOUBT: Mutex<BTreeMap<String, u32>> = Mutex::new(BTreeMap::new());
+/// Files in doubt at a time; each is forgotten once it is in place.
+const IN_DOUBT_MAX: usize = 1000;
 
 /// A file to put.
 pub struct NewFile<'a> {
@@ -56,16 +60,32 @@ impl NewFile<'_> {
     }
 
     fn temporary(&self) -> String {
-        let doubts = match IN_DOUBT.load(Relaxed) {
-            0 => String::new(),
-            n => format!(".{n}"),
-        };
-        join(&self.folder(), &format!(".{}{}.{}{doubts}.part", self.stem, self.suffix, self.id))
+        let base = self.temporary_base();
+        match doubts().get(&base) {
+            None => format!("{base}.part"),
+            Some(n) => format!("{base}.{n}.part"),
+        }
+    }
+
+    fn temporary_base(&self) -> String {
+        join(&self.folder(), &format!(".{}{}.{}", self.stem, self.suffix, self.id))
+    }
+
+    fn is_in_doubt(&self) {
+        let mut doubts = doubts();
+        if doubts.len() >= IN_DOUBT_MAX {
+            doubts.clear();
+        }
+        *doubts.entry(self.temporary_base()).or_default() += 1;
     }
 }
 
-/// Puts a file in place. `begun` is set once anything was written; `left` holds temporaries of lost sessions, which are
-/// cleared away, and gets this one's where the session is lost.
+fn doubts() -> MutexGuard<'static, BTreeMap<String, u32>> {
+    IN_DOUBT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Puts a file in place. `begun` is set once anything was written; `left` holds temporaries that renames in doubt left
+/// behind, which are cleared away. One that was lost while it was written is not among them: it is written anew.
 pub fn put(
     session: &mut Session,
     file: &NewFile<'_>,
@@ -75,7 +95,9 @@ pub fn put(
     let folder = file.folder();
     make_folder(session, &folder)?;
     while let Some(path) = left.last() {
-        clear(session, path)?;
+        if let Err(Trouble::Lost(reason)) = clear(session, path) {
+            return Err(Trouble::Lost(reason));
+        }
         left.pop();
     }
     let mut written = None;
@@ -83,6 +105,7 @@ pub fn put(
         let path = join(&folder, &name);
         if let Some(stat) = session.look(&path)? {
             if is_same(session, &path, &stat, file.bytes)? {
+                doubts().remove(&file.temporary_base());
                 return Ok(PutOutcome { path, was_there: true });
             }
             continue;
@@ -93,7 +116,7 @@ pub fn put(
                 *begun = true;
                 let temporary = file.temporary();
                 let write = write(session, &temporary, file.bytes);
-                settle(session, write, &temporary, left)?;
+                settle(session, write, &temporary)?;
                 temporary
             }
         };
@@ -102,13 +125,17 @@ pub fn put(
             .rename(Path::new(&temporary), Path::new(&path), Some(RenameFlags::empty()))
             .map_err(|error| session.trouble(&error));
         if let Err(Trouble::Lost(_)) = renamed {
-            IN_DOUBT.fetch_add(1, Relaxed);
+            file.is_in_doubt();
+            left.push(temporary.clone());
         }
         match renamed {
-            Ok(()) => return Ok(PutOutcome { path, was_there: false }),
+            Ok(()) => {
+                doubts().remove(&file.temporary_base());
+                return Ok(PutOutcome { path, was_there: false });
+            }
             // Somebody took the name meanwhile: SFTP has no word for it that all servers use.
             Err(Trouble::Refused(_)) if session.look(&path)?.is_some() => written = Some(temporary),
-            Err(trouble) => settle(session, Err(trouble), &temporary, left)?,
+            Err(trouble) => settle(session, Err(trouble), &temporary)?,
         }
     }
     if let Some(temporary) = written {
@@ -122,22 +149,15 @@ pub fn probe(session: &mut Session, folder: &str) -> Result<(), Trouble> {
     make_folder(session, folder)?;
     let path = join(folder, &format!(".hl7server-probe-{}.part", std::process::id()));
     let write = write(session, &path, b"probe");
-    settle(session, write, &path, &mut Vec::new())?;
+    settle(session, write, &path)?;
     clear(session, &path)
 }
 
-/// Passes a result on; after a fault the temporary is removed, or remembered where the session is gone.
-fn settle(
-    session: &Session,
-    result: Result<(), Trouble>,
-    temporary: &str,
-    left: &mut Vec<String>,
-) -> Result<(), Trouble> {
-    match &result {
-        Ok(()) => {}
-        Err(Trouble::Lost(_)) => left.push(temporary.to_owned()),
+/// Passes a result on; after a refusal the temporary is removed.
+fn settle(session: &Session, result: Result<(), Trouble>, temporary: &str) -> Result<(), Trouble> {
+    if let Err(Trouble::Refused(_)) = &result {
         // Should this fail too, the first fault is the one to tell.
-        Err(Trouble::Refused(_)) => drop(clear(session, temporary)),
+        drop(clear(session, temporary));
     }
     result
 }
@@ -321,6 +341,9 @@ mod tests {
         let id = MessageId::new(1, 2);
         let file = NewFile { root: "/in", below: "", stem: "4711_M1", suffix: ".pdf", id, bytes: b"" };
         let name = file.temporary();
-        assert!(name.starts_with(&format!("/in/.4711_M1.pdf.{id}")) && name.ends_with(".part"), "{name}");
+        assert_eq!(name, format!("/in/.4711_M1.pdf.{id}.part"));
+        // Nor is one used again that a rename without an answer knows.
+        file.is_in_doubt();
+        assert_eq!(file.temporary(), format!("/in/.4711_M1.pdf.{id}.1.part"));
     }
 }
