@@ -220,7 +220,7 @@ fn a_renewed_certificate_is_shown_to_new_connections_and_ends_no_old_one() {
     fs::copy(&renewed.key, &key).unwrap();
     let reloaded = secured.site.run(&["reload"]).good();
     assert!(reloaded.stdout.contains("adt: kept, with its certificates as they are now"), "{reloaded:#?}");
-    assert!(reloaded.stderr.contains("expires in 19 days"), "{reloaded:#?}");
+    assert!(reloaded.stderr.contains(".pem\" expires in "), "{reloaded:#?}");
     secured.shows("renewed").exchange(&adt("NEW", "P1")).accepts(b"NEW");
     old.exchange(&adt("AFTER", "P1")).accepts(b"AFTER");
     assert_eq!(secured.server.worker(secured.port), worker);
@@ -320,7 +320,7 @@ fn after_a_close_notify_what_came_is_answered() {
 #[test]
 fn a_thousand_slow_connections_leave_honest_senders_their_throughput() {
     const SLOW: usize = 1000;
-    // In an idle machine's release build they keep over nine tenths. Here everything shares two cores: nobody starves.
+    // Unoptimised, and with clients and server on the same two cores: what is asserted is that nobody starves.
     const KEPT: f64 = 0.6;
     let keys = json!({"max_connections": 1200, "max_connections_per_address": 1200, "message_timeout": 600});
     let secured = Secured::with(|_| json!({}), keys);
