@@ -9,9 +9,10 @@ use native_tls::{Certificate, Identity, Protocol, TlsConnector};
 use serde_json::{Value, json};
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use support::certificates::{Ca, Good, Key, Pair};
-use support::memory::held_by_server;
+use support::memory::{held_by_server, processor_time};
 use support::messages::{self, PDF_FIELD, adt, adt_of};
 use support::mllp::{Peer, Reply, frame};
 use support::{ANSWER, PATIENCE, Server, Site, state, wait_files, within};
@@ -220,7 +221,7 @@ fn a_renewed_certificate_is_shown_to_new_connections_and_ends_no_old_one() {
     fs::copy(&renewed.key, &key).unwrap();
     let reloaded = secured.site.run(&["reload"]).good();
     assert!(reloaded.stdout.contains("adt: kept, with its certificates as they are now"), "{reloaded:#?}");
-    assert!(reloaded.stderr.contains("expires in 19 days"), "{reloaded:#?}");
+    assert!(reloaded.stderr.contains(".pem\" expires in "), "{reloaded:#?}");
     secured.shows("renewed").exchange(&adt("NEW", "P1")).accepts(b"NEW");
     old.exchange(&adt("AFTER", "P1")).accepts(b"AFTER");
     assert_eq!(secured.server.worker(secured.port), worker);
@@ -318,21 +319,18 @@ fn after_a_close_notify_what_came_is_answered() {
 }
 
 #[test]
-fn a_thousand_slow_connections_leave_honest_senders_their_throughput() {
+fn a_thousand_slow_connections_cost_honest_senders_little() {
     const SLOW: usize = 1000;
-    // In an idle machine's release build they keep over nine tenths. Here everything shares two cores: nobody starves.
-    const KEPT: f64 = 0.6;
     let keys = json!({"max_connections": 1200, "max_connections_per_address": 1200, "message_timeout": 600});
     let secured = Secured::with(|_| json!({}), keys);
-    let alone = throughput(&secured, "ALONE");
+    let worker = secured.server.worker(secured.port);
+    let alone = Measured::of(&secured, worker, "ALONE");
     let before = held_by_server(secured.server.pid());
-    let begun = Instant::now();
     let connector = connector(secured.ca.certificate(), None);
     let mut slow: Vec<Peer> =
         (0..SLOW).map(|_| Peer::try_connect_over(secured.port, &connector).unwrap()).collect();
-    eprintln!("{SLOW} connected in {:?}", begun.elapsed());
     secured.server.wait_count("adt", "connections", SLOW as u64);
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     let beside = std::thread::scope(|scope| {
         scope.spawn(|| {
             // A byte a second each, spread over the second.
@@ -343,49 +341,76 @@ fn a_thousand_slow_connections_leave_honest_senders_their_throughput() {
                         std::thread::sleep(Duration::from_millis(50));
                     }
                 }
-                if stop.load(std::sync::atomic::Ordering::Relaxed) {
+                if stop.load(Ordering::Relaxed) {
                     return;
                 }
             }
         });
-        // Whatever else this machine does slows one measurement, not three.
-        let mut beside: f64 = 0.0;
-        for n in 0..3 {
-            beside = beside.max(throughput(&secured, &format!("BESIDE{n}")));
-            if beside > alone * KEPT {
-                break;
-            }
-        }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
-        beside
+        // Also where a sender fails: the slow ones are waited for.
+        let _stops = Stops(&stop);
+        Measured::of(&secured, worker, "BESIDE")
     });
     let held = held_by_server(secured.server.pid()).saturating_sub(before);
-    eprintln!("alone {alone:.0}/s, beside {SLOW} slow ones {beside:.0}/s; they hold {} KiB", held >> 10);
-    assert!(beside > alone * KEPT, "{beside:.0}/s instead of {alone:.0}/s");
+    // What the honest ones' messages cost by themselves goes off: what is left is what the slow ones cost.
+    let cost = (beside.processor - beside.messages * alone.processor / alone.messages) / beside.seconds;
+    let [alone, beside] = [alone, beside].map(|m| m.messages / m.seconds);
+    eprintln!(
+        "alone {alone:.0}/s, beside {SLOW} slow ones {beside:.0}/s; those cost {cost:.3} of a processor, {} KiB",
+        held >> 10
+    );
+    // Throughput is whatever the machine has left for this test; where it is idle, and the server optimised, the long
+    // form asks for nine tenths of it. The processor's time says the same on a busy one.
+    if std::env::var_os("HL7SERVER_TLS_SECONDS").is_some() {
+        assert!(beside > alone * 0.9, "{beside:.0}/s instead of {alone:.0}/s");
+    }
+    assert!(cost < 0.5, "the slow ones cost {cost:.3} of a processor");
     assert!(held < 64 << 20, "{held} bytes are held");
 }
 
-/// Messages a second that 16 senders get acknowledged, one at a time each.
-fn throughput(secured: &Secured, name: &str) -> f64 {
-    let seconds = std::env::var("HL7SERVER_TLS_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(3);
-    let end = Instant::now() + Duration::from_secs(seconds);
-    let connector = connector(secured.ca.certificate(), None);
-    let sender = |sender: usize| {
-        let mut peer = Peer::try_connect_over(secured.port, &connector).unwrap();
-        let mut count = 0;
-        while Instant::now() < end {
-            let id = format!("{name}{sender}N{count}");
-            peer.exchange(&adt(&id, &id)).accepts(id.as_bytes());
-            count += 1;
-        }
-        count
-    };
-    let counts = std::thread::scope(|scope| {
-        let sender = &sender;
-        let senders: Vec<_> = (0..16).map(|n| scope.spawn(move || sender(n))).collect();
-        senders.into_iter().map(|sender| sender.join().unwrap()).sum::<u64>()
-    });
-    counts as f64 / seconds as f64
+/// What 16 senders did that send one message at a time each.
+struct Measured {
+    seconds: f64,
+    messages: f64,
+    /// Seconds of the worker's processor time.
+    processor: f64,
+}
+
+impl Measured {
+    #[track_caller]
+    fn of(secured: &Secured, worker: u32, name: &str) -> Measured {
+        let seconds = std::env::var("HL7SERVER_TLS_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(3);
+        let (begun, used) = (Instant::now(), processor_time(worker));
+        let end = begun + Duration::from_secs(seconds);
+        let connector = connector(secured.ca.certificate(), None);
+        let sender = |sender: usize| {
+            let mut peer = Peer::try_connect_over(secured.port, &connector).unwrap();
+            let mut count = 0;
+            while Instant::now() < end {
+                let id = format!("{name}{sender}N{count}");
+                peer.exchange(&adt(&id, &id)).accepts(id.as_bytes());
+                count += 1;
+            }
+            count
+        };
+        let messages = std::thread::scope(|scope| {
+            let sender = &sender;
+            let senders: Vec<_> = (0..16).map(|n| scope.spawn(move || sender(n))).collect();
+            senders.into_iter().map(|sender| sender.join().unwrap()).sum::<u32>()
+        });
+        // Delivered, too: that is part of what a message costs.
+        within(PATIENCE, "all are delivered", || (secured.server.count("adt", "waiting") == 0).then_some(()));
+        let processor = (processor_time(worker) - used).as_secs_f64();
+        Measured { seconds: begun.elapsed().as_secs_f64(), messages: messages.into(), processor }
+    }
+}
+
+/// Says stop when it goes.
+struct Stops<'a>(&'a AtomicBool);
+
+impl Drop for Stops<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 // ---- the command

@@ -23,7 +23,7 @@ pub struct Counters {
     pub inbound_acknowledgments: AtomicU64,
     /// Connections that were not taken.
     pub refused_connections: AtomicU64,
-    /// TLS connections that came to nothing.
+    /// TLS connections that came to nothing, or broke off for a reason of TLS.
     pub tls_failed: AtomicU64,
     /// Bytes read from peers.
     pub bytes_in: AtomicU64,

@@ -81,6 +81,7 @@ fn of_channels(out: &mut Text, channels: &[ChannelStatus], health: &Health) {
     out.gauge("closed_for_room", "Whether the channel reads nothing for want of room on the disk.", |c| {
         u64::from(c.status.closed_for_room)
     });
+    out.certificates();
     out.histogram("ack_seconds", "From a message's last byte to its acknowledgment.", |c| {
         &c.status.ack_seconds
     });
@@ -137,6 +138,20 @@ impl Families<'_> {
             for (value, count) in of(channel) {
                 self.out.sample(&name, &[("channel", &channel.name), (label, value)], count);
             }
+        }
+    }
+
+    /// Of the channels that have one.
+    fn certificates(&mut self) {
+        let name = "hl7server_certificate_expires_timestamp_seconds";
+        let expires =
+            |channel: &ChannelStatus| Some((channel.name.clone(), channel.status.certificate_expires?));
+        let found: Vec<(String, i64)> = self.channels.iter().filter_map(expires).collect();
+        if !found.is_empty() {
+            self.out.family(name, "gauge", "When the certificate that peers are shown expires.");
+        }
+        for (channel, expires_s) in found {
+            self.out.sample(name, &[("channel", &channel)], expires_s);
         }
     }
 
@@ -253,7 +268,12 @@ mod tests {
     fn labels_are_escaped_and_hostile_ones_stay_on_their_line() {
         let mut hostile = channel("a", 1, 2);
         hostile.status.failed = [("x\"\\\n} 1\r\u{85}".to_owned(), 3)].into();
-        let text = text(Some(&sight(vec![hostile])), &Health::default());
+        hostile.status.certificate_expires = Some(4_000_000_000);
+        let text = text(Some(&sight(vec![hostile, channel("b", 1, 2)])), &Health::default());
+        let certificates: Vec<&str> =
+            text.lines().filter(|line| line.contains("certificate_expires")).collect();
+        assert_eq!(certificates.len(), 3, "{certificates:?}");
+        assert!(certificates[2].ends_with("_seconds{channel=\"a\"} 4000000000"), "{certificates:?}");
         let line = text.lines().find(|line| line.starts_with("hl7server_messages_failed_total")).unwrap();
         assert_eq!(line, r#"hl7server_messages_failed_total{channel="a",step="x\"\\\n} 1??"} 3"#);
         assert!(text.contains("hl7server_messages_received_total{channel=\"a\"} 1\n"));

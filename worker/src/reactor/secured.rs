@@ -55,9 +55,10 @@ impl Turn<'_> {
 
     fn tls_failed(&mut self, at: usize, reason: &Reason, now_ms: u64) {
         self.r.counters.tls_failed.fetch_add(1, Relaxed);
-        let Some(Connection { peer, .. }) = self.connections.look(at) else { return };
+        let Some(Connection { peer, transport, .. }) = self.connections.look(at) else { return };
         if let Some(n) = self.tls_log.pass(reason.kind, now_ms) {
-            log::warn!("{peer}: no TLS connection: {reason}{}", left_out(n));
+            let what = if transport.tls_version().is_some() { "TLS broke off" } else { "no TLS connection" };
+            log::warn!("{peer}: {what}: {reason}{}", left_out(n));
         }
     }
 
