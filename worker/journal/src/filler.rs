@@ -186,6 +186,7 @@ pub(crate) fn written<S: Storage>(
     end: u64,
     filled: u64,
     segment_bytes: u32,
+    large: bool,
 ) -> u64 {
     let limit = u64::from(segment_bytes);
     if filled.saturating_sub(end) > WINDOW_BYTES_MAX / 2 && end < limit / 2 {
@@ -198,7 +199,8 @@ pub(crate) fn written<S: Storage>(
     }
     let mut wake = false;
     work.window = work.window.max(WINDOW_BYTES_MIN);
-    if filled < limit && filled - end < work.window / 2 {
+    // A large record's flush is long anyway: room ahead of it would have its bytes written twice for nothing.
+    if !large && filled < limit && filled - end < work.window / 2 {
         let now = Instant::now();
         let since = work.asked.map_or(QUIET, |asked| now - asked);
         let waits = work.fill.iter().any(|(segment, _)| segment.number == current.number);
@@ -221,7 +223,7 @@ pub(crate) fn written<S: Storage>(
         } else if let Next::Ready(next) = &work.next {
             let target = (4 * work.window).min(limit);
             let waits = work.fill.iter().any(|(segment, _)| segment.number == next.number);
-            if !waits && next.filled() < target {
+            if !large && !waits && next.filled() < target {
                 let next = Arc::clone(next);
                 work.fill.push_back((next, target));
                 wake = true;

@@ -69,6 +69,10 @@ pub struct Journal<S: Storage = FileStorage> {
     dirty: bool,
     /// How far the current segment is filled, as of the last look.
     filled: u64,
+    /// Something was written that the filler has not been told of.
+    wrote: bool,
+    /// A body of it went straight to the file.
+    large: bool,
     /// A message ended otherwise than done at some time: only then new ones are looked up among those.
     remembers_ends: bool,
     broken: bool,
@@ -145,6 +149,8 @@ impl<S: Storage> Journal<S> {
             behind: Vec::new(),
             dirty: false,
             filled,
+            wrote: false,
+            large: false,
             remembers_ends,
             broken: false,
         };
@@ -315,6 +321,12 @@ impl<S: Storage> Journal<S> {
     /// # Errors
     /// As [`append`](Journal::append).
     pub fn write(&mut self) -> Result<(), JournalError> {
+        self.hand_over()?;
+        self.tell_filler();
+        Ok(())
+    }
+
+    fn hand_over(&mut self) -> Result<(), JournalError> {
         self.check()?;
         self.write_buffer(&[], &[])?;
         for behind in &mut self.behind {
@@ -337,7 +349,7 @@ impl<S: Storage> Journal<S> {
     /// [`JournalError::Full`]: nothing of the batch is kept, the handle is usable. Everything else: the
     /// handle is dead, and nothing since the last flush may be promised.
     pub fn flush(&mut self) -> Result<(), JournalError> {
-        self.write()?;
+        self.hand_over()?;
         // A flush that failed is never tried again on the same file: the second one would report success.
         for index in 0..self.behind.len() {
             if let Err(error) = self.behind[index].segment.file.sync_data() {
@@ -358,6 +370,7 @@ impl<S: Storage> Journal<S> {
             drop(work);
             self.shared.wake.notify_all();
         }
+        self.tell_filler();
         Ok(())
     }
 
@@ -395,9 +408,18 @@ impl<S: Storage> Journal<S> {
         if self.buffer.capacity() > 2 * BUFFER_BYTES {
             self.buffer.shrink_to(BUFFER_BYTES);
         }
-        let limit = self.options.segment_bytes;
-        self.filled = filler::written(&self.shared, &self.current, end, self.filled, limit);
+        self.wrote = true;
+        self.large |= body.len() >= LARGE_BYTES;
         Ok(())
+    }
+
+    /// Lets the filler know where the writer is; after a flush, never before: the two would wait for the same disk.
+    fn tell_filler(&mut self) {
+        if std::mem::take(&mut self.wrote) {
+            let (end, limit) = (self.position, self.options.segment_bytes);
+            let large = std::mem::take(&mut self.large);
+            self.filled = filler::written(&self.shared, &self.current, end, self.filled, limit, large);
+        }
     }
 
     /// No room: the batch is taken back. Anything else: the end.
