@@ -207,6 +207,24 @@ fn look_ups_merges_and_failures_on_sqlite() {
     adt_channel["drop_folders"] = json!({"tasks": {"path": site.text("tasks")}});
     site.configure(json!({"channels": [adt_channel]}));
     let mut server = start(&site);
+    let rows = |query: &str| -> Vec<String> {
+        let connection = rusqlite::Connection::open(&file).unwrap();
+        let mut statement = connection.prepare(query).unwrap();
+        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+    };
+    // The table is there before the first message, as `check --plan` shows it.
+    let created = within(PATIENCE, "the table is created", || {
+        rows("SELECT sql FROM sqlite_master WHERE name = 'results'").pop()
+    });
+    let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+    let planned = words(&site.run(&["check", "--plan"]).good().stdout).replace("IF NOT EXISTS ", "");
+    assert!(planned.contains(&words(&created)), "{created}\n{planned}");
+    let file_of_one = site.path("one.hl7");
+    std::fs::write(&file_of_one, adt("T1", "P1")).unwrap();
+    let tried = site.run(&["try", file_of_one.to_str().unwrap(), "--channel", "adt"]).good().stdout;
+    assert!(tried.contains("INSERT INTO \"results\"") && tried.contains("\"P1\""), "{tried}");
+    assert!(tried.contains("(what ward finds)"), "{tried}");
+
     let mut peer = Peer::connect(port);
     for (control, patient) in [("M1", "P1"), ("M2", "P2"), ("M3", "P1")] {
         peer.exchange(&adt(control, patient)).accepts(control.as_bytes());
@@ -229,11 +247,6 @@ fn look_ups_merges_and_failures_on_sqlite() {
         .collect();
     assert_eq!(wards, ["W1", "W2", "W1"], "the task has what was looked up");
 
-    let rows = |query: &str| -> Vec<String> {
-        let connection = rusqlite::Connection::open(&file).unwrap();
-        let mut statement = connection.prepare(query).unwrap();
-        statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
-    };
     let found = rows("SELECT control || ' ' || patient || ' ' || ward FROM results ORDER BY control");
     assert_eq!(found, ["M1 P2 W1", "M2 P2 W2", "M3 P2 W1"], "the rows of P1 are those of P2 now");
     let log = site.log();

@@ -322,6 +322,8 @@ pub struct Plan {
     row_looks_up: bool,
     task_looks_up: bool,
     workflows: Vec<(String, Workflow)>,
+    /// What is sent to the database.
+    statements: Vec<String>,
 }
 
 impl Plan {
@@ -395,6 +397,7 @@ impl Plan {
             row_looks_up: !channel.db_mapping.is_empty(),
             task_looks_up,
             workflows: workflow_rows(channel),
+            statements: db::Table::of(channel).map(|table| table.statements()).unwrap_or_default(),
         }
     }
 
@@ -497,6 +500,12 @@ impl fmt::Display for Plan {
                 let when = if self.is_before_mapping(place) { ", before the mapping" } else { "" };
                 writeln!(f, "  {}. {}{when}", n + 1, self.steps[place])?;
             }
+        }
+        if !self.statements.is_empty() {
+            writeln!(f, "statements")?;
+        }
+        for line in self.statements.iter().flat_map(|statement| statement.lines()) {
+            writeln!(f, "  {line}")?;
         }
         Ok(())
     }
