@@ -229,7 +229,7 @@ fn look_ups_merges_and_failures_on_sqlite() {
     for (control, patient) in [("M1", "P1"), ("M2", "P2"), ("M3", "P1")] {
         peer.exchange(&adt(control, patient)).accepts(control.as_bytes());
     }
-    peer.exchange(&typed("ADT^A08^ADT_A01", "M4", "P9")).accepts(b"M4");
+    peer.exchange(&typed("ADT^A05^ADT_A05", "M4", "P9")).accepts(b"M4");
     let mut merge = typed("ADT^A34^ADT_A30", "M5", "P2");
     merge.extend_from_slice(b"MRG|P1^^^HOSP^MR\r");
     peer.exchange(&merge).accepts(b"M5");
