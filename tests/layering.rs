@@ -31,7 +31,7 @@ const LIBRARIES: [(&str, &[&str]); 13] = [
     ("clap", &["hl7server"]),
     ("httparse", &["hl7server"]),
     ("mysql", &["db"]),
-    ("postgres", &["db"]),
+    ("tokio-postgres", &["db"]),
     ("tiberius", &["db"]),
     ("ssh2", &["worker"]),
     ("rustls", &["worker", "hl7server"]),

@@ -130,6 +130,12 @@ impl DatabaseServer {
         self.sql_in(DATABASE, sql)
     }
 
+    /// The same; `None` where the server refuses it.
+    pub fn try_sql(&self, sql: &str) -> Option<String> {
+        let output = self.client(DATABASE, sql);
+        output.status.success().then(|| String::from_utf8(output.stdout).unwrap().trim_end().to_owned())
+    }
+
     /// The certificate authority that signed its certificate.
     pub fn ca(&self) -> PathBuf {
         self.folder.path().join("ca.pem")

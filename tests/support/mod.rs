@@ -8,6 +8,7 @@
 pub mod browser;
 pub mod certificates;
 pub mod dashboard;
+pub mod databases;
 pub mod dfapi;
 pub mod dice;
 pub mod http;
@@ -20,6 +21,7 @@ pub mod parallel;
 pub mod peer;
 pub mod ports;
 pub mod process;
+pub mod proxy;
 pub mod receiver;
 pub mod solr;
 pub mod sshd;

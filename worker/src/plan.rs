@@ -167,6 +167,8 @@ pub struct Pools {
     pools: Vec<Pool>,
     local: StepSet,
     last: StepSet,
+    /// Steps that keep one order among them though no message has both.
+    kin: [StepSet; 2],
 }
 
 impl Pools {
@@ -177,6 +179,10 @@ impl Pools {
         };
         let local = set(&Step::is_local);
         let last = set(&|step| matches!(step, Step::Resend(resend) if resend.after_processing));
+        let kin = [
+            set(&|step| matches!(step, Step::Insert { .. } | Step::DbMerge)),
+            set(&|step| matches!(step, Step::Credentials | Step::CredentialsMerge)),
+        ];
         let mut pools = Vec::new();
         if !local.is_empty() {
             let name = "files".to_owned();
@@ -191,7 +197,7 @@ impl Pools {
             }
             pools.push(Pool { name: step.name(), steps: StepSet::one(place), threads, job_max });
         }
-        Pools { pools, local, last }
+        Pools { pools, local, last, kin }
     }
 
     /// One pool for the local steps, one for each of the others.
@@ -200,7 +206,21 @@ impl Pools {
         let pool = |steps| Pool { name: "test".to_owned(), steps, threads, job_max: FILES_JOB_MAX };
         let others = others.places().map(StepSet::one);
         let pools = std::iter::once(local).chain(others).filter(|s| !s.is_empty()).map(pool).collect();
-        Pools { pools, local, last }
+        Pools { pools, local, last, kin: [StepSet::EMPTY; 2] }
+    }
+
+    /// The same, with steps that keep one order among them.
+    #[cfg(test)]
+    pub(crate) fn with_kin(mut self, kin: StepSet) -> Pools {
+        self.kin[0] = kin;
+        self
+    }
+
+    /// What a message with these steps before it stands in line for: a merge changes the rows that earlier messages of
+    /// its patients insert, and later ones insert under the id that it leaves.
+    pub fn in_line(&self, steps: StepSet) -> StepSet {
+        let met = self.kin.iter().filter(|kin| !kin.and(steps).is_empty());
+        met.fold(steps, |line, kin| line.with(*kin))
     }
 
     /// How many there are.
@@ -302,6 +322,8 @@ pub struct Plan {
     row_looks_up: bool,
     task_looks_up: bool,
     workflows: Vec<(String, Workflow)>,
+    /// What is sent to the database.
+    statements: Vec<String>,
 }
 
 impl Plan {
@@ -375,6 +397,7 @@ impl Plan {
             row_looks_up: !channel.db_mapping.is_empty(),
             task_looks_up,
             workflows: workflow_rows(channel),
+            statements: db::Table::of(channel).map(|table| table.statements()).unwrap_or_default(),
         }
     }
 
@@ -477,6 +500,12 @@ impl fmt::Display for Plan {
                 let when = if self.is_before_mapping(place) { ", before the mapping" } else { "" };
                 writeln!(f, "  {}. {}{when}", n + 1, self.steps[place])?;
             }
+        }
+        if !self.statements.is_empty() {
+            writeln!(f, "statements")?;
+        }
+        for line in self.statements.iter().flat_map(|statement| statement.lines()) {
+            writeln!(f, "  {line}")?;
         }
         Ok(())
     }

@@ -157,8 +157,7 @@ pub fn run(settings: &WorkerSettings, body: &[u8]) -> Trial {
                 let texts = tasks.map(|tasks| tasks.iter().map(|(_, task)| text_of(task)).collect());
                 trial.calls(&step, "dfapi", texts);
             }
-            Step::Insert { .. } => trial.insert(&step, place, &context),
-            Step::DbMerge => trial.calls(&step, "the database", db_merges(&context)),
+            Step::Insert { .. } | Step::DbMerge => trial.database(&step, place, &context),
             other @ Step::Resend(_) => trial.notes.push(format!("{step}: would {other}, as it came")),
         }
     }
@@ -173,34 +172,18 @@ fn text_of(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// The statement of each pair, with its values.
-fn db_merges(context: &Context<'_>) -> Result<Vec<String>, String> {
-    let table = db::Table::of(context.channel).ok_or("the channel has no database")?;
-    let sql = table.statements().pop().unwrap_or_default();
-    let pairs = db_merge::pairs(context, &table)?;
-    let shown = |(surviving, prior): &(db::Value, db::Value)| {
-        format!("{sql} -- {}, {}", surviving.shown(), prior.shown())
-    };
-    Ok(pairs.iter().map(shown).collect())
-}
-
 impl Trial {
-    /// The insert and its look-ups, which are not made.
-    fn insert(&mut self, step: &str, place: usize, context: &Context<'_>) {
+    /// The statements with their parameters; nothing is looked up.
+    fn database(&mut self, step: &str, place: usize, context: &Context<'_>) {
         let Some(table) = db::Table::of(context.channel) else { return };
-        for lookup in &context.channel.db_mapping {
-            self.notes.push(format!("{step}: {} would be looked up and has no value here", lookup.name));
-        }
-        let row = insert::row(context, place, &table).map(|row| {
-            let values: Vec<String> = row.values().iter().map(db::Value::shown).collect();
-            vec![format!("{} -- {}", table.insert_statement(), values.join(", "))]
-        });
-        match row {
-            Err(reason) if !context.channel.db_mapping.is_empty() => {
-                self.notes.push(format!("{step}: {reason}"));
+        let found = match context.workflow {
+            Workflow::PatientMerge => db_merge::trial(context, &table),
+            Workflow::Store | Workflow::Document | Workflow::Credentials => {
+                insert::trial(context, place, &table)
             }
-            row => self.calls(step, "the database", row),
-        }
+        };
+        let text = |(sql, with): (String, Vec<String>)| format!("{sql} -- {}", with.join(", "));
+        self.calls(step, "the database", found.map(|found| found.into_iter().map(text).collect()));
     }
 
     fn calls(&mut self, step: &str, to: &str, texts: Result<Vec<String>, String>) {

@@ -97,18 +97,21 @@ impl Table {
     pub fn row(&self, source: &Source<'_>) -> Result<Row, String> {
         let mut values = Vec::with_capacity(self.columns.len() + 1);
         for column in self.inserted() {
-            let value = match column.source {
-                ColumnSource::Variable => self.value(column, (source.value)(&column.variable))?,
-                ColumnSource::Random => random(source.id, column, 0),
-                ColumnSource::Now => Value::Time(source.now),
-                ColumnSource::AutoIncrement => unreachable!("left out of the insert"),
-            };
-            values.push(value);
+            values.push(self.column_value(column, source)?);
         }
         if self.insert.message_key.is_some() {
             values.push(Value::Text(source.id.to_owned()));
         }
         Ok(Row { id: source.id.to_owned(), values })
+    }
+
+    fn column_value(&self, column: &DbColumn, source: &Source<'_>) -> Result<Value, String> {
+        match column.source {
+            ColumnSource::Variable => self.value(column, (source.value)(&column.variable)),
+            ColumnSource::Random => Ok(random(source.id, column, 0)),
+            ColumnSource::Now => Ok(Value::Time(source.now)),
+            ColumnSource::AutoIncrement => unreachable!("left out of the insert"),
+        }
     }
 
     /// The same row with its random values drawn once more; `None` where it has none.
@@ -181,11 +184,6 @@ impl Table {
         names.chain(self.insert.message_key.as_deref()).collect()
     }
 
-    /// The insert, as it is where the key column has its unique index.
-    pub fn insert_statement(&self) -> String {
-        self.insert_sql(true)
-    }
-
     /// The insert; `unique` says whether the key column has a unique index.
     pub(crate) fn insert_sql(&self, unique: bool) -> String {
         let (table, names) = (&self.insert.table, self.inserted_names());
@@ -247,6 +245,49 @@ impl Table {
         all.extend(self.lookups.iter().map(|lookup| self.lookup_sql(lookup)));
         all.extend(self.merge_sql(self.merges_text()));
         all
+    }
+
+    /// What a message would send: each statement with its parameters as `try` prints them. Nothing is looked up, so what
+    /// a look-up would find stands as its name.
+    ///
+    /// # Errors
+    /// The column and what is wrong with its value.
+    pub fn trial(&self, source: &Source<'_>) -> Result<Vec<(String, Vec<String>)>, String> {
+        let mut all = Vec::new();
+        for lookup in &self.lookups {
+            let wanted = (source.value)(&lookup.matches).unwrap_or_default().to_owned();
+            all.push((self.lookup_sql(lookup), vec![Value::Text(wanted).shown()]));
+        }
+        if !self.inserts() {
+            return Ok(all);
+        }
+        let looked_up = |column: &DbColumn| {
+            column.source == ColumnSource::Variable && self.lookups.iter().any(|l| l.name == column.variable)
+        };
+        let mut shown = Vec::new();
+        for column in self.inserted() {
+            shown.push(match looked_up(column) {
+                true => format!("(what {} finds)", column.variable),
+                false => self.column_value(column, source)?.shown(),
+            });
+        }
+        shown.extend(self.insert.message_key.as_ref().map(|_| Value::Text(source.id.to_owned()).shown()));
+        all.push((self.insert_sql(true), shown));
+        Ok(all)
+    }
+
+    /// The merge of one pair as `try` prints it.
+    ///
+    /// # Errors
+    /// As [`merge_values`](Table::merge_values).
+    pub fn trial_merge(&self, survivor: &str, prior: &str) -> Result<(String, Vec<String>), String> {
+        let (survivor, prior) = self.merge_values(survivor, prior)?;
+        let as_text = self.merges_text();
+        let sql = self.merge_sql(as_text).ok_or("no column of db_metadata holds patient_id")?;
+        let copies = if as_text { self.dialect.exact_params() } else { 1 };
+        let mut shown = vec![survivor.shown()];
+        shown.extend(std::iter::repeat_n(prior.shown(), copies));
+        Ok((sql, shown))
     }
 
     pub(crate) fn merges_text(&self) -> bool {
@@ -348,5 +389,120 @@ fn random(id: &str, column: &DbColumn, draw: u32) -> Value {
         }
         // 1 to 2³¹ - 1.
         _ => Value::Integer((bits(0) % 0x7fff_ffff) as i64 + 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BESIDE: &str = "mapping: {patient_id: PID.1.3.1, v: PID.1.1}
+db_mapping: {ward: {column: acc, match: patient_id, return: ward}}
+db_metadata:
+  row: {field_name: id, field_type: Integer, autoincrement: true}
+  patient_id: {field_name: patient, field_type: String(20), nullable: false}
+  v: {field_name: v, field_type: Text}
+  ward: {field_name: ward, field_type: Integer}
+  pin: {field_name: pin, field_type: String(8), random: true}
+  draw: {field_name: draw, field_type: Integer, random: true}
+  at: {field_name: at, field_type: DateTime, auto: true}
+";
+
+    fn table(driver: &str) -> Table {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("test.yaml");
+        let insert = format!(
+            "{{driver: {driver}, username: u, database: /d, table: ris.t, mapping_table: w, create_table: true, \
+             message_key: k, replace_list: {{v: [['<br>', ' '], [' ', '']]}}}}"
+        );
+        let beside: String = BESIDE.lines().map(|line| format!("    {line}\n")).collect();
+        let text = format!("channels:\n  - name: a\n    port: 20001\n    db_insert: {insert}\n{beside}");
+        std::fs::write(&file, text).unwrap();
+        let loaded = config::load(&file, &|_| true, config::Mode::Run).unwrap_or_else(|p| panic!("{p}"));
+        Table::of(&loaded.config.channels[0]).unwrap()
+    }
+
+    fn row(table: &Table, id: &str) -> Row {
+        let value =
+            |name: &str| [("patient_id", "P1"), ("v", "<br> ")].iter().find(|v| v.0 == name).map(|v| v.1);
+        table.row(&Source { id, value: &value, now: jiff::civil::date(2026, 1, 2).at(3, 4, 5, 0) }).unwrap()
+    }
+
+    #[test]
+    fn each_engine_gets_its_own_words_for_the_same_table() {
+        let first = |driver| table(driver).statements().remove(0).replace('\n', "");
+        assert_eq!(
+            first("MariaDB"),
+            "CREATE TABLE IF NOT EXISTS `ris`.`t` (  `id` INT AUTO_INCREMENT PRIMARY KEY,  \
+             `patient` VARCHAR(20) NOT NULL,  `v` LONGTEXT,  `ward` INT,  `pin` VARCHAR(8),  `draw` INT,  \
+             `at` DATETIME,  `k` VARCHAR(20) NOT NULL UNIQUE) ENGINE=InnoDB DEFAULT CHARSET=utf8mb4"
+        );
+        assert_eq!(
+            first("PostgreSQL"),
+            "CREATE TABLE IF NOT EXISTS \"ris\".\"t\" (  \
+             \"id\" INTEGER GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY,  \"patient\" VARCHAR(20) NOT NULL,  \
+             \"v\" TEXT,  \"ward\" INTEGER,  \"pin\" VARCHAR(8),  \"draw\" INTEGER,  \"at\" TIMESTAMP,  \
+             \"k\" VARCHAR(20) NOT NULL UNIQUE)"
+        );
+        let sqlite = first("SQLite");
+        assert!(sqlite.contains("\"patient\" TEXT CHECK (length(\"patient\") <= 20) NOT NULL"), "{sqlite}");
+    }
+
+    #[test]
+    fn every_value_is_a_parameter_and_every_name_is_quoted() {
+        let statements = table("PostgreSQL").statements();
+        assert_eq!(
+            statements[1..],
+            [
+                "INSERT INTO \"ris\".\"t\" (\"patient\", \"v\", \"ward\", \"pin\", \"draw\", \"at\", \"k\") \
+                 VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (\"k\") DO NOTHING",
+                "SELECT DISTINCT \"ward\" FROM \"w\" WHERE \"acc\" = $1 LIMIT 2",
+                "UPDATE \"ris\".\"t\" SET \"patient\" = $1 WHERE \"patient\" = $2",
+            ]
+        );
+        for driver in ["MariaDB", "PostgreSQL", "SQLite", "SQL Server"] {
+            let quoted = crate::dialect(table(driver).insert.driver).quote("a`b\"c]d");
+            assert!(["`a``b\"c]d`", "\"a`b\"\"c]d\"", "[a`b\"c]]d]"].contains(&quoted.as_str()), "{quoted}");
+        }
+    }
+
+    #[test]
+    fn a_retry_is_the_same_row_and_a_redraw_another() {
+        let table = table("MariaDB");
+        let once = row(&table, "0A");
+        assert!(once == row(&table, "0A"));
+        assert!(once != row(&table, "0B"));
+        let again = table.redrawn(&once, 1).unwrap();
+        assert!(again == table.redrawn(&once, 1).unwrap() && again != once);
+        assert_eq!((&again.values[0], again.values.last()), (&once.values[0], once.values.last()));
+        let Value::Text(pin) = &once.values[3] else { panic!() };
+        assert!(pin.len() == 8 && pin.bytes().all(|b| b.is_ascii_digit()));
+        for n in 0..1000 {
+            let Value::Integer(draw) = row(&table, &n.to_string()).values[4] else { panic!() };
+            assert!((1..=i64::from(i32::MAX)).contains(&draw));
+        }
+        assert_eq!(once.values[1], Value::Null, "what replace_list empties is null");
+    }
+
+    #[test]
+    fn no_value_shows_in_debug() {
+        let shown = format!("{:?}", row(&table("SQLite"), "0A"));
+        assert!(!shown.contains("P1") && shown.contains("text of 2 characters"), "{shown}");
+    }
+
+    #[test]
+    fn a_trial_shows_parameters_and_names_what_is_looked_up() {
+        let value = |name: &str| (name == "patient_id").then_some("P1");
+        let source = Source { id: "0A", value: &value, now: jiff::civil::date(2026, 1, 2).at(3, 4, 5, 0) };
+        let trial = table("SQLite").trial(&source).unwrap();
+        assert_eq!(trial[0].1, ["\"P1\""]);
+        assert_eq!(trial[1].1[..3], ["\"P1\"", "NULL", "(what ward finds)"]);
+        assert_eq!(trial[1].1.last().unwrap(), "\"0A\"");
+        assert!(
+            table("SQLite")
+                .trial(&Source { value: &|_| None, ..source })
+                .unwrap_err()
+                .contains("\"patient\"")
+        );
     }
 }

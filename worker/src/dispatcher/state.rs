@@ -147,7 +147,7 @@ impl State {
             }
         };
         for key in entry.keys() {
-            self.lanes.join(key, ticket, entry.pending);
+            self.lanes.join(key, ticket, self.pools.in_line(entry.pending));
         }
         for wait in entry.waits() {
             self.timers.push(Reverse((wait.until_us, ticket)));
@@ -355,11 +355,12 @@ impl State {
         if task.steps != task.pending || !self.entries[task.ticket as usize].as_ref()?.has_one_key() {
             return None;
         }
-        let (ticket, pending) = self.lanes.behind(key, task.ticket, of_pool)?;
+        let (ticket, _) = self.lanes.behind(key, task.ticket, of_pool)?;
         let entry = self.entries[ticket as usize].as_ref()?;
         let apart = entry.has(mark::SUSPECT | mark::CLOSING | mark::WITHDRAWN) || !entry.has_one_key();
-        let pending = pending.and(of_pool);
+        let pending = entry.pending.and(of_pool);
         if apart
+            || pending.is_empty()
             || !entry.running.and(of_pool).is_empty()
             || !pending.without(task.pending).is_empty()
             || (of_pool != self.pools.local() && !entry.pending.and(self.pools.local()).is_empty())
@@ -466,6 +467,7 @@ impl State {
     /// Steps are over for a message: whoever stood behind it for them may go on.
     pub(super) fn leave_lanes(&mut self, ticket: Ticket, ended: StepSet) {
         let mut woken = Vec::new();
+        let ended = self.pools.in_line(ended);
         for key in self.entries[ticket as usize].iter().flat_map(Entry::keys) {
             self.lanes.end(key, ticket, ended, &mut woken);
         }

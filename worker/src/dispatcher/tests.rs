@@ -76,6 +76,28 @@ fn an_open_message_costs_64_bytes_and_its_lane_24() {
 }
 
 #[test]
+fn a_merge_and_the_inserts_before_and_after_it_keep_their_order() {
+    let (insert, merge) = (StepSet::one(1), StepSet::one(2));
+    let kin = insert.with(merge);
+    let d = dispatcher_of(Pools::made_of(StepSet::one(0), kin, StepSet::EMPTY, 2).with_kin(kin));
+    d.add(vec![entry(1, &[7], insert), entry(2, &[7, 8], merge), entry(3, &[8], insert)]);
+    let ids = |pool| try_next_of(&d, pool, 0).map(|job| job.iter().map(|t| t.id).collect::<Vec<_>>());
+    assert_eq!(ids(2), None, "the merge waits for the row before it");
+    let first = try_next_of(&d, 1, 0).unwrap();
+    assert_eq!(
+        (first.len(), first[0].id),
+        (1, MessageId::new(1, 0)),
+        "the row behind the merge waits for it"
+    );
+    report(&d, &first[0], vec![(1, StepEnd::Over)], 0);
+    assert_eq!(ids(1), None);
+    let second = try_next_of(&d, 2, 0).unwrap();
+    assert_eq!(second[0].id, MessageId::new(2, 0));
+    report(&d, &second[0], vec![(2, StepEnd::Over)], 0);
+    assert_eq!(ids(1), Some(vec![MessageId::new(3, 0)]));
+}
+
+#[test]
 fn while_a_target_is_down_one_message_probes_it_and_the_other_steps_go_on() {
     let d = dispatcher();
     d.add((1..=3).map(|n| entry(n, &[n], all())));

@@ -15,6 +15,16 @@ pub fn pairs(context: &Context<'_>, table: &Table) -> Result<Vec<(Value, Value)>
     merges.iter().map(|merge| table.merge_values(&merge.surviving, &merge.prior)).collect()
 }
 
+/// What would be sent for a message: statements with their parameters.
+///
+/// # Errors
+/// As [`pairs`].
+pub fn trial(context: &Context<'_>, table: &Table) -> Result<Vec<(String, Vec<String>)>, String> {
+    let message = context.message.ok_or("the message was not read")?;
+    let merges = merges(message, context.channel)?;
+    merges.iter().map(|merge| table.trial_merge(&merge.surviving, &merge.prior)).collect()
+}
+
 /// Carries out all pairs of a message in one transaction.
 pub fn run(context: &Context<'_>, client: &mut Client) -> Progress {
     let pairs = match pairs(context, client.table()) {

@@ -10,8 +10,29 @@ use jiff::Timestamp;
 /// # Errors
 /// The column and what is wrong with its value.
 pub fn row(context: &Context<'_>, place: usize, table: &Table) -> Result<Row, String> {
+    from_source(context, place, table, |source| table.row(source))
+}
+
+/// What would be sent for a message: statements with their parameters.
+///
+/// # Errors
+/// As [`row`].
+pub fn trial(
+    context: &Context<'_>,
+    place: usize,
+    table: &Table,
+) -> Result<Vec<(String, Vec<String>)>, String> {
+    from_source(context, place, table, |source| table.trial(source))
+}
+
+fn from_source<T>(
+    context: &Context<'_>,
+    place: usize,
+    table: &Table,
+    make: impl FnOnce(&Source<'_>) -> Result<T, String>,
+) -> Result<T, String> {
     let first = Timestamp::from_microsecond(context.first_tried_us(place)).unwrap_or(Timestamp::UNIX_EPOCH);
-    table.row(&Source {
+    make(&Source {
         id: &context.id.to_string(),
         value: &|name| context.metadata.get(name),
         now: table.zone().to_datetime(first),

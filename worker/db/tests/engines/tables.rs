@@ -78,7 +78,7 @@ db_metadata:
     assert!(pair("NEW", "").unwrap_err().contains("prior"));
     assert!(pair("NEW", &"x".repeat(21)).unwrap_err().contains("column \"patient\""));
 
-    assert_eq!(client.merge(&[none.clone()]), Ok(0));
+    assert_eq!(client.merge(std::slice::from_ref(&none)), Ok(0));
     assert_eq!(client.merge(&[same]), Ok(0));
     assert_eq!(client.merge(&[one, thousand.clone(), none]), Ok(1001));
     assert_eq!(client.merge(&[thousand]), Ok(0), "a second time there is nothing left");
