@@ -131,15 +131,18 @@ fn check_probe_tells_ports_folders_and_peers_apart() {
 #[test]
 fn manual_pages_and_completion_are_made_from_the_commands_themselves() {
     let site = Site::new();
-    let folder = site.path("man");
-    site.command(&["man"]).arg(&folder).status().unwrap();
-    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"));
-    assert!(read("hl7server.8").contains("HL7 v2 server"));
-    assert!(read("hl7server-failed-retry.8").contains("hl7server failed retry"));
-    assert!(read("hl7server-find.8").contains("patient\\-id"));
-    assert!(!folder.join("hl7server-man.8").exists(), "hidden commands have no page");
-    for shell in ["bash", "zsh", "fish"] {
-        let ran = site.run(&["completion", shell]).good();
-        assert!(ran.stdout.contains("patient-id"), "{shell}");
+    let made = |what: &str| {
+        let folder = site.path(what);
+        assert!(site.command(&["generate", what]).arg(&folder).status().unwrap().success());
+        move |name: &str| fs::read_to_string(folder.join(name)).unwrap_or_else(|e| panic!("{name}: {e}"))
+    };
+    let page = made("man");
+    assert!(page("hl7server.1").contains("HL7 v2 server"));
+    assert!(page("hl7server-failed-retry.1").contains("hl7server failed retry"));
+    assert!(page("hl7server-find.1").contains("patient\\-id"));
+    assert!(!site.path("man/hl7server-generate.1").exists(), "hidden commands have no page");
+    let script = made("completion");
+    for name in ["hl7server.bash", "_hl7server", "hl7server.fish"] {
+        assert!(script(name).contains("patient-id"), "{name}");
     }
 }

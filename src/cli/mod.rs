@@ -9,8 +9,8 @@ mod dashboard;
 mod demo;
 mod failed;
 mod find;
+mod generate;
 mod hl7_file;
-mod man;
 mod mllp;
 mod output;
 mod queue;
@@ -62,8 +62,8 @@ enum Command {
     Find(find::Arguments),
     Bench(bench::Arguments),
     Demo(demo::Arguments),
-    Man(man::Man),
-    Completion(man::Completion),
+    #[command(subcommand, hide = true)]
+    Generate(generate::Command),
 }
 
 /// Why a command did not do what it was asked.
@@ -117,8 +117,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Find(arguments) => find::run(&config, &arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
-        Command::Man(arguments) => man::man(&arguments),
-        Command::Completion(arguments) => man::completion(&arguments),
+        Command::Generate(command) => generate::run(&command),
     };
     match outcome {
         Ok(()) | Err(Fail::OutputClosed) => ExitCode::SUCCESS,

@@ -73,13 +73,13 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Work that is shorter shows no bar.
+    /// Shorter work shows no bar.
     const AFTER: Duration = Duration::from_secs(1);
 
     /// Of so many `what`.
     pub(super) fn new(total: u64, what: &'static str) -> Progress {
         let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
-        let template = "{bar:30} {human_pos}/{human_len} {msg}, {per_sec}, {eta} left";
+        let template = "{bar:30} {human_pos} of {human_len} {msg}, {eta} left";
         bar.set_style(ProgressStyle::with_template(template).expect("a template of known names"));
         bar.set_message(what);
         Progress { bar, begun: Instant::now(), wanted: io::stderr().is_terminal() }

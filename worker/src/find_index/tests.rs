@@ -284,13 +284,13 @@ fn a_million_messages_are_searched_in_a_tenth_of_a_second() {
             .map(|n| {
                 dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let n = portion * PORTION as u64 + n;
-                let outcome = if n % 1000 == 0 { Outcome::Failed } else { Outcome::Done };
+                let outcome = if n.is_multiple_of(1000) { Outcome::Failed } else { Outcome::Done };
                 let keys = Keys {
                     patient_id: Some((dice >> 46).to_string()),
                     accession_number: Some((dice >> 40).to_string()),
                 };
                 // A sender that numbers nothing: the worst that a control id can be.
-                let control_id = if n % 2 == 0 { "1".to_owned() } else { format!("MSG{n:08}") };
+                let control_id = if n.is_multiple_of(2) { "1".to_owned() } else { format!("MSG{n:08}") };
                 Note::Message(Box::new(Entry { keys, control_id, ..entry(n, outcome) }))
             })
             .collect();
