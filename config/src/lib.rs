@@ -27,7 +27,7 @@ pub use model::*;
 pub use pattern::{Pattern, PatternFault};
 pub use problem::{Problem, Problems, Severity};
 pub use secret::{PlainSecret, SecretName, Secrets};
-pub use time_format::TimeFormat;
+pub use time_format::{Granularity, TimeFormat};
 
 use problem::{Report, Spot};
 use raw::read::Read;

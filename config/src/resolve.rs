@@ -39,6 +39,7 @@ pub(crate) fn resolve(raw: &raw::Service, context: &mut Context<'_>) -> Config {
         Some(list) => {
             unique_names_and_ports(&list.value, context.report);
             channels.extend(list.value.iter().map(|c| channel::resolve(&c.value, &service, context)));
+            files::check_shared_archives(&list.value, &channels, context);
         }
         None => {}
     }

@@ -16,6 +16,24 @@ pub struct TimeFormat {
     translated: String,
 }
 
+/// How often a format renders something else, at the least.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Granularity {
+    /// Never: it names no time.
+    None,
+    /// Once a day, or less often.
+    Day,
+    /// Once an hour.
+    Hour,
+    /// More often, or by the time zone.
+    Finer,
+}
+
+/// Specifiers that change with the hour…
+const OF_HOURS: &str = "HIklpP";
+/// … and more often, or by the zone.
+const OF_LESS: &str = "MSfzZcXsTR";
+
 /// Why a format is none.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TimeFormatFault {
@@ -130,6 +148,27 @@ impl TimeFormat {
         &self.source
     }
 
+    /// How often it renders something else.
+    pub fn granularity(&self) -> Granularity {
+        let mut finest = Granularity::None;
+        let mut rest = self.source.chars();
+        while let Some(c) = rest.next() {
+            let letter = match (c, rest.clone().next()) {
+                ('%', Some('-')) => rest.by_ref().nth(1),
+                ('%', _) => rest.next(),
+                _ => continue,
+            };
+            match letter {
+                Some('%') | None => {}
+                Some(letter) if OF_LESS.contains(letter) => return Granularity::Finer,
+                Some(letter) if OF_HOURS.contains(letter) => finest = Granularity::Hour,
+                Some(_) if finest == Granularity::None => finest = Granularity::Day,
+                Some(_) => {}
+            }
+        }
+        finest
+    }
+
     /// The time in this format.
     pub fn render(&self, time: &Zoned) -> String {
         jiff::fmt::strtime::format(&self.translated, time).expect("rendered once when it was checked")
@@ -230,6 +269,24 @@ mod tests {
             TimeFormat::new("%Q").unwrap_err().to_string(),
             "unknown specifier %Q; known are %Y %m %d %H %M %S %j and the others of Python's strftime"
         );
+    }
+
+    #[test]
+    fn how_often_it_changes_is_known() {
+        let table = [
+            ("%Y/%m/%d", Granularity::Day),
+            ("%Y/%-j", Granularity::Day),
+            ("%G/W%V", Granularity::Day),
+            ("%Y/%m/%d/%-H", Granularity::Hour),
+            ("%Y%m%d%p", Granularity::Hour),
+            ("%Y/%H%M", Granularity::Finer),
+            ("%F %z", Granularity::Finer),
+            ("all%%H", Granularity::None),
+            ("", Granularity::None),
+        ];
+        for (format, wanted) in table {
+            assert_eq!(TimeFormat::new(format).unwrap().granularity(), wanted, "{format}");
+        }
     }
 
     #[test]

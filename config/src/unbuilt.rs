@@ -24,18 +24,9 @@ pub(crate) fn of_service(raw: &Service) -> Vec<Unbuilt> {
     found
 }
 
-/// What a channel asks for.
-pub(crate) fn of_channel(raw: &Channel) -> Vec<Unbuilt> {
-    let mut found = Vec::new();
-    // Receiving.
-    set(&mut found, "pruning of failed and quarantined messages", given(&raw.retention_days));
-    // Attachments and files.
-    if let Some(at) = raw.local_archive.given()
-        && at.value.enabled.is_not_false()
-    {
-        set(&mut found, "pruning of the archive", given(&at.value.retention_days));
-    }
-    found
+/// What a channel asks for: at present nothing that is not built.
+pub(crate) fn of_channel(_raw: &Channel) -> Vec<Unbuilt> {
+    Vec::new()
 }
 
 fn set(found: &mut Vec<Unbuilt>, what: &str, spot: Option<&Spot>) {

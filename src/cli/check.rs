@@ -1,5 +1,8 @@
 //! `check`: everything that is wrong with the configuration file, and what its channels will do.
 
+mod probe;
+mod systemd;
+
 use super::{Fail, Outcome, output};
 use config::secret::Secrets;
 use config::{Loaded, Mode, Problem};
@@ -15,6 +18,12 @@ pub(super) struct Arguments {
     /// Print the workflows and steps of each channel as they will run
     #[arg(long)]
     plan: bool,
+    /// Look whether ports, folders, databases, Solr, SFTP and the other peers are there, as the service's user
+    #[arg(long)]
+    probe: bool,
+    /// Print the systemd drop-in that this file needs: folders that are written to, secrets
+    #[arg(long, conflicts_with_all = ["plan", "probe", "json"])]
+    systemd: bool,
     /// Print one JSON object
     #[arg(long, conflicts_with = "plan")]
     json: bool,
@@ -25,10 +34,18 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> Outcome {
     let secrets = Secrets::of_process();
     let mut out = output::stdout();
     match config::load(config, &|name| secrets.is_known(name), Mode::Check) {
+        Ok(loaded) if arguments.systemd => {
+            for problem in &loaded.warnings {
+                output::complain(&line(problem));
+            }
+            systemd::print(&mut out, config, &loaded)?;
+            verdict(&loaded, &certificates(&loaded))
+        }
         Ok(loaded) => {
             let certificates = certificates(&loaded);
+            let looked = if arguments.probe { Some(probe::look(&loaded)?) } else { None };
             if arguments.json {
-                print_json(&mut out, &loaded.warnings, Some(&loaded), &certificates)?;
+                print_json(&mut out, &loaded.warnings, Some(&loaded), &certificates, looked.as_deref())?;
             } else {
                 print(&mut out, &loaded, &certificates)?;
                 print_left_behind(&mut out, &loaded)?;
@@ -36,11 +53,15 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> Outcome {
             if arguments.plan {
                 print_plans(&mut out, &loaded)?;
             }
-            verdict(&loaded, &certificates)
+            if let Some(looked) = looked.as_ref().filter(|_| !arguments.json) {
+                probe::print(&mut out, looked)?;
+            }
+            verdict(&loaded, &certificates)?;
+            looked.map_or(Ok(()), |looked| probe::verdict(&looked))
         }
         Err(problems) => {
             if arguments.json {
-                print_json(&mut out, &problems.0, None, &[])?;
+                print_json(&mut out, &problems.0, None, &[], None)?;
             } else {
                 for problem in &problems.0 {
                     writeln!(out, "{}", line(problem))?;
@@ -180,9 +201,10 @@ fn print_json(
     problems: &[Problem],
     loaded: Option<&Loaded>,
     certificates: &[Certificates],
+    looked: Option<&[probe::Looked]>,
 ) -> io::Result<()> {
     let not_built = loaded.map(|loaded| &loaded.not_built[..]).unwrap_or_default();
-    let object = serde_json::json!({
+    let mut object = serde_json::json!({
         "loads": loaded.is_some(),
         "problems": problems.iter().map(object).collect::<Vec<_>>(),
         "not_built": not_built
@@ -203,6 +225,9 @@ fn print_json(
         "config_version": loaded.and_then(|loaded| loaded.config.service.config_version.as_deref()),
         "channels": loaded.map(|loaded| loaded.config.channels.iter().map(channel).collect::<Vec<_>>()),
     });
+    if let Some(looked) = looked {
+        object["probes"] = probe::objects(looked);
+    }
     writeln!(out, "{object}")
 }
 

@@ -8,6 +8,8 @@ mod child;
 mod dashboard;
 mod demo;
 mod failed;
+mod find;
+mod generate;
 mod hl7_file;
 mod mllp;
 mod output;
@@ -19,6 +21,7 @@ mod server;
 mod show;
 mod stamp;
 mod status;
+mod time;
 mod tls;
 mod try_message;
 
@@ -56,8 +59,11 @@ enum Command {
     Failed(failed::Command),
     Dashboard(dashboard::Arguments),
     Alerts(alerts::Arguments),
+    Find(find::Arguments),
     Bench(bench::Arguments),
     Demo(demo::Arguments),
+    #[command(subcommand, hide = true)]
+    Generate(generate::Command),
 }
 
 /// Why a command did not do what it was asked.
@@ -108,8 +114,10 @@ pub(crate) fn main() -> ExitCode {
         Command::Failed(command) => failed::run(&config, &command),
         Command::Dashboard(arguments) => dashboard::run(&config, &arguments),
         Command::Alerts(arguments) => alerts::run(&config, &arguments),
+        Command::Find(arguments) => find::run(&config, &arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Generate(command) => generate::run(&command),
     };
     match outcome {
         Ok(()) | Err(Fail::OutputClosed) => ExitCode::SUCCESS,

@@ -1,9 +1,10 @@
-//! What the commands print with: tables, times and sizes as people read them. Text that may come from a peer has its
-//! control characters escaped.
+//! What the commands print with: tables, times and sizes as people read them, colours and progress where a person looks.
+//! Text that may come from a peer has its control characters escaped.
 
 use crate::logging::escape_controls;
-use std::io::{self, StdoutLock, Write};
-use std::time::Duration;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::io::{self, IsTerminal, StdoutLock, Write};
+use std::time::{Duration, Instant};
 
 /// Standard output, taken once by each command.
 pub(super) fn stdout() -> StdoutLock<'static> {
@@ -32,10 +33,79 @@ pub(super) fn plain(error: &io::Error) -> String {
     }
 }
 
+/// Whether standard output takes colours: a terminal that knows them, and nobody who asked for none (no-color.org).
+pub(super) fn has_colours() -> bool {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    io::stdout().is_terminal()
+        && set("NO_COLOR").is_none()
+        && set("TERM").is_none_or(|terminal| terminal != "dumb")
+}
+
+/// What a cell says by its colour; its text says it too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Colour {
+    /// As it should be.
+    Green,
+    /// On its way, or worth a look.
+    Yellow,
+    /// Somebody must act.
+    Red,
+    /// Of no account.
+    Grey,
+}
+
+impl Colour {
+    fn code(self) -> &'static str {
+        match self {
+            Colour::Green => "\x1b[32m",
+            Colour::Yellow => "\x1b[33m",
+            Colour::Red => "\x1b[31m",
+            Colour::Grey => "\x1b[90m",
+        }
+    }
+}
+
+/// Work over a second on a terminal: a bar on standard error. Otherwise nothing.
+pub(super) struct Progress {
+    bar: ProgressBar,
+    begun: Instant,
+    wanted: bool,
+}
+
+impl Progress {
+    /// Shorter work shows no bar.
+    const AFTER: Duration = Duration::from_secs(1);
+
+    /// Of so many `what`.
+    pub(super) fn new(total: u64, what: &'static str) -> Progress {
+        let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::hidden());
+        let template = "{bar:30} {human_pos} of {human_len} {msg}, {eta} left";
+        bar.set_style(ProgressStyle::with_template(template).expect("a template of known names"));
+        bar.set_message(what);
+        Progress { bar, begun: Instant::now(), wanted: io::stderr().is_terminal() }
+    }
+
+    /// So much is done.
+    pub(super) fn reached(&self, done: u64) {
+        if self.wanted && self.begun.elapsed() >= Progress::AFTER {
+            if self.bar.is_hidden() {
+                self.bar.set_draw_target(ProgressDrawTarget::stderr());
+            }
+            self.bar.set_position(done);
+        }
+    }
+
+    /// The bar goes.
+    pub(super) fn end(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 /// Columns wide enough for their widest cell, as `docker ps` prints them; numbers stand to the right.
 pub(super) struct Table {
     heads: Vec<(&'static str, Align)>,
     rows: Vec<Vec<String>>,
+    paint: Option<fn(&str, &str) -> Option<Colour>>,
 }
 
 /// Where a column's cells stand.
@@ -47,7 +117,13 @@ pub(super) enum Align {
 
 impl Table {
     pub(super) fn new(heads: &[(&'static str, Align)]) -> Table {
-        Table { heads: heads.to_vec(), rows: Vec::new() }
+        Table { heads: heads.to_vec(), rows: Vec::new(), paint: None }
+    }
+
+    /// Colours cells, by head and text, where standard output takes colours.
+    pub(super) fn painted(mut self, paint: fn(&str, &str) -> Option<Colour>) -> Table {
+        self.paint = Some(paint).filter(|_| has_colours());
+        self
     }
 
     /// Adds a row; its cells are those of the heads, in order.
@@ -68,13 +144,15 @@ impl Table {
             .collect();
         let heads: Vec<&str> = self.heads.iter().map(|(head, _)| *head).collect();
         let rows = self.rows.iter().map(|row| row.iter().map(String::as_str).collect());
-        for cells in std::iter::once(heads).chain(rows) {
+        for (n, cells) in std::iter::once(heads).chain(rows).enumerate() {
             let mut line = String::new();
-            for ((cell, space), (_, align)) in cells.iter().zip(&widths).zip(&self.heads) {
+            for ((cell, space), (head, align)) in cells.iter().zip(&widths).zip(&self.heads) {
                 let padding = " ".repeat(space - width(cell));
                 let (left, right) =
                     if *align == Align::Right { (&padding[..], "") } else { ("", &padding[..]) };
-                line.extend([left, cell, right, "  "]);
+                let colour = self.paint.filter(|_| n > 0).and_then(|paint| paint(head, cell));
+                let (on, off) = colour.map_or(("", ""), |colour| (colour.code(), "\x1b[0m"));
+                line.extend([left, on, cell, off, right, "  "]);
             }
             writeln!(out, "{}", line.trim_end())?;
         }

@@ -54,6 +54,8 @@ struct Job<'a> {
     next: AtomicU64,
     start: Instant,
     tally: Mutex<Tally>,
+    /// `None` where lines of what is answered go to the same terminal.
+    progress: Option<output::Progress>,
 }
 
 #[derive(Default)]
@@ -78,6 +80,9 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     if messages.is_empty() {
         return Err(Fail::Failed("the files hold no message".to_owned()));
     }
+    let lines = (arguments.repeat == 1 || arguments.json) && io::stdout().is_terminal();
+    let total = messages.len() as u64 * arguments.repeat;
+    let progress = (!lines).then(|| output::Progress::new(total, "messages"));
     let job = Job {
         arguments,
         tls: tls::Connector::of(&arguments.tls, &arguments.to)?,
@@ -85,6 +90,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         next: AtomicU64::new(0),
         start: Instant::now(),
         tally: Mutex::default(),
+        progress,
     };
     std::thread::scope(|scope| {
         for _ in 0..arguments.connections {
@@ -92,6 +98,7 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
         }
     });
     let elapsed = job.start.elapsed();
+    job.progress.iter().for_each(output::Progress::end);
     let tally = job.tally.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     if io::stderr().is_terminal() && tally.sent > 1 {
         let rate = tally.sent as f64 / elapsed.as_secs_f64().max(1e-9);
@@ -170,6 +177,7 @@ impl Job<'_> {
         let report = Report::of(&message.name, &sent_id, answer, took);
         let Ok(mut tally) = self.tally.lock() else { return };
         tally.sent += 1;
+        self.progress.iter().for_each(|progress| progress.reached(tally.sent));
         if report.accepted {
             tally.accepted += 1;
         } else {

@@ -22,6 +22,11 @@ pub(super) fn load(config: &Path) -> Result<Loaded, Fail> {
     config::load(config, &|_| true, Mode::Check).map_err(|problems| Fail::Configuration(problems.to_string()))
 }
 
+/// Where the state folders are.
+pub(super) fn state_path(config: &Path) -> Result<PathBuf, Fail> {
+    Ok(load(config)?.config.service.state_path)
+}
+
 /// Where the control socket is. A file that has become wrong since the server was started must not keep anyone from
 /// asking the server, so then the key is looked for by itself.
 pub(super) fn runtime_path(config: &Path) -> PathBuf {
@@ -60,6 +65,12 @@ pub(super) fn status(runtime_path: &Path, channel: Option<&str>) -> Result<Serve
         Response::Status(status) => Ok(status),
         other => Err(unexpected(&other)),
     }
+}
+
+/// Name, port and pid of the channels that a running server serves; none where none runs.
+pub(super) fn running_ports(runtime_path: &Path) -> Vec<(String, u16, u32)> {
+    let Ok(status) = status(runtime_path, None) else { return Vec::new() };
+    status.channels.into_iter().filter_map(|c| Some((c.name, c.port, c.pid?))).collect()
 }
 
 /// The oldest messages that wait, at most `limit`, and how many wait in all.

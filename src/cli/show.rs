@@ -6,11 +6,12 @@ use hl7::message::Message;
 use hl7::path::FieldPath;
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use worker::find_index::{self, Query};
 
 /// Print the fields of a message with their HL7 names
 ///
 /// Values are printed as they stand, escape sequences included; attachments as their size and kind. A message id is
-/// looked for in the journals and among the failed messages of every channel.
+/// looked for in the journals, among the failed messages and in the archives of every channel.
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// A file (- for standard input), or a message id
@@ -124,16 +125,37 @@ fn find(config: &Path, what: &Path) -> Result<(Vec<u8>, Option<Encoding>), Fail>
     let Some(id) = id.filter(|_| !what.exists()) else { return Ok((hl7_file::read(what)?, None)) };
     let loaded = server::load(config)?;
     let state_path = &loaded.config.service.state_path;
-    for channel in failed::channels(state_path)? {
-        if let Some(bytes) = in_channel(state_path, &channel, id)? {
-            let encoding = loaded.config.channel(&channel).map(|channel| channel.encoding);
-            return Ok((bytes, encoding));
+    let channels = failed::channels(state_path)?;
+    let encoding = |channel: &str| loaded.config.channel(channel).map(|channel| channel.encoding);
+    // The indexes know at once whose message it is; a message that is on its way is in the journals only.
+    for channel in &channels {
+        if let Some(bytes) = in_archive(state_path, channel, id)? {
+            return Ok((bytes, encoding(channel)));
+        }
+    }
+    for channel in &channels {
+        if let Some(bytes) = in_channel(state_path, channel, id)? {
+            return Ok((bytes, encoding(channel)));
         }
     }
     Err(Fail::Failed(format!(
-        "no journal below \"{}\" holds message {id}; one that was delivered long ago is in the archive only",
+        "no journal or index below \"{}\" knows where message {id} is; was it archived?",
         state_path.display()
     )))
+}
+
+/// Where the index says that the message was archived. An archive that is gone or was moved is no fault: the journal
+/// may still have it.
+fn in_archive(state_path: &Path, channel: &str, id: journal::MessageId) -> Result<Option<Vec<u8>>, Fail> {
+    let query = Query { id: Some(id.to_string()), limit: 1, ..Query::default() };
+    let file = match find_index::search(state_path, channel, &query) {
+        Ok(search) => search.and_then(|search| search.found.into_iter().next()?.archived),
+        Err(fault) => {
+            output::complain(&format!("{channel}: {fault}"));
+            None
+        }
+    };
+    file.filter(|file| file.exists()).map(|file| hl7_file::read(&file)).transpose()
 }
 
 /// Looks in a channel's journal without taking its lock, then among its failed messages.

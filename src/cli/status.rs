@@ -1,11 +1,11 @@
 //! `status`: the running server's channels, as `docker ps` shows containers.
 
-use super::output::{self, Align, Table, grouped, local_time, short_time};
+use super::output::{self, Align, Colour, Table, grouped, local_time, short_time};
 use super::server::{self, ChannelStatus, ServerStatus};
 use super::{Fail, Outcome};
 use link::{Answer, Peer, Question};
 use std::collections::BTreeMap;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,7 +15,13 @@ pub(super) struct Arguments {
     /// One channel: what it counts, and its peers
     #[arg(long, value_name = "NAME")]
     channel: Option<String>,
-    /// Print one JSON object
+    /// Print it again and again until interrupted
+    #[arg(long)]
+    watch: bool,
+    /// With --watch: so often
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = seconds, requires = "watch")]
+    every: f64,
+    /// Print one JSON object; with --watch one each time
     #[arg(long)]
     json: bool,
 }
@@ -23,7 +29,38 @@ pub(super) struct Arguments {
 /// Carries out `status`.
 pub(super) fn run(config: &Path, arguments: &Arguments) -> Outcome {
     let runtime_path = server::runtime_path(config);
-    let status = server::status(&runtime_path, arguments.channel.as_deref())?;
+    if arguments.watch { watch(&runtime_path, arguments) } else { once(&runtime_path, arguments) }
+}
+
+/// On a terminal each picture takes the place of the one before. A server that does not answer may be starting: that
+/// is shown, and asked again.
+fn watch(runtime_path: &Path, arguments: &Arguments) -> Outcome {
+    /// Home, and what stands there is cleared.
+    const CLEAR: &str = "\x1b[H\x1b[2J";
+    let is_screen = !arguments.json && io::stdout().is_terminal();
+    let mut is_first = true;
+    loop {
+        if is_screen {
+            write!(output::stdout(), "{CLEAR}")?;
+        } else if !is_first && !arguments.json {
+            writeln!(output::stdout())?;
+        }
+        match once(runtime_path, arguments) {
+            Err(Fail::Failed(reason)) => output::complain(&reason),
+            other => other?,
+        }
+        is_first = false;
+        std::thread::sleep(Duration::from_secs_f64(arguments.every));
+    }
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let sound = |seconds: &f64| (0.1..=3600.0).contains(seconds);
+    text.parse().ok().filter(sound).ok_or_else(|| "seconds, from 0.1 to 3600".to_owned())
+}
+
+fn once(runtime_path: &Path, arguments: &Arguments) -> Outcome {
+    let status = server::status(runtime_path, arguments.channel.as_deref())?;
     let Some(name) = &arguments.channel else {
         return print_server(&status, arguments.json);
     };
@@ -34,7 +71,7 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> Outcome {
         .ok_or_else(|| Fail::Failed(format!("the running server has no channel \"{name}\"")))?;
     // A channel that is down has no peers, and that is no reason to show nothing.
     let peers = match channel.pid {
-        Some(_) => match server::ask(&runtime_path, name, Question::Peers)? {
+        Some(_) => match server::ask(runtime_path, name, Question::Peers)? {
             Answer::Peers(peers) => peers,
             other => return Err(Fail::Failed(format!("{name}: answered something else: {other:?}"))),
         },
@@ -78,7 +115,8 @@ pub(super) fn table(status: &ServerStatus, out: &mut impl Write) -> io::Result<(
         ("WAITING", Align::Right),
         ("OLDEST", Align::Right),
         ("FAILED", Align::Right),
-    ]);
+    ])
+    .painted(colour);
     for channel in &status.channels {
         let counted = &channel.status;
         table.row(vec![
@@ -112,6 +150,18 @@ pub(super) fn table(status: &ServerStatus, out: &mut impl Write) -> io::Result<(
         }
     }
     Ok(())
+}
+
+fn colour(head: &str, cell: &str) -> Option<Colour> {
+    match (head, cell) {
+        ("STATE", "ready") => Some(Colour::Green),
+        ("STATE", "starting" | "draining" | "backoff") => Some(Colour::Yellow),
+        ("STATE", "off" | "removed") => Some(Colour::Grey),
+        ("STATE", _) => Some(Colour::Red),
+        ("FAILED", cell) if cell != "0" => Some(Colour::Red),
+        ("WAITING" | "REFUSED", cell) if cell != "0" => Some(Colour::Yellow),
+        _ => None,
+    }
 }
 
 fn oldest(channel: &ChannelStatus) -> String {

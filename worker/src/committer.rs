@@ -12,6 +12,7 @@ pub use append::{Append, Changed, Intake, IntakeKind, NewMessage, Origin, Outcom
 use crate::counters::Counters;
 use crate::dispatcher::{Dispatcher, NewEntry, Wait};
 use crate::failed::{FailedFolder, FailedMessage};
+use crate::find_index::{self, Outcome};
 use crate::flags;
 use crate::inbox::{Ending, Inbox, News};
 use crate::plan::{Plan, StepSet};
@@ -57,6 +58,8 @@ pub struct Committer {
     pub returned: Arc<ReturnedFolder>,
     /// `ack: processed`: senders wait to hear how their messages ended.
     pub tells_endings: bool,
+    /// Where messages are looked up later.
+    pub index: find_index::Sender,
     /// Bytes that are no message.
     pub quarantine: Quarantine,
     /// What is counted.
@@ -414,6 +417,10 @@ impl Committer {
     /// The batch is on disk: everybody who waited for that is told.
     fn publish(&mut self, mut batch: Batch) {
         let finished: Vec<NewEntry> = batch.entries.extract_if(.., |e| e.steps.is_empty()).collect();
+        // Before they are delivered, which is noted too.
+        self.index.becomes(&batch.unfail, Outcome::Waiting);
+        self.index.becomes(&batch.discarded, Outcome::Discarded);
+        self.index.becomes(&finished.iter().map(|entry| entry.id).collect::<Vec<_>>(), Outcome::Done);
         batch.gone.extend(finished.iter().map(|entry| entry.location));
         if !batch.origins.is_empty() {
             self.counters.accepted.fetch_add(batch.accepted, Relaxed);

@@ -11,6 +11,7 @@ use crate::dispatcher::{Decision, Dispatcher, FailedStep, Standing, StepEnd, Tas
 use crate::extract::{self, Metadata};
 use crate::failed::FailedFolder;
 use crate::files::{FileBatch, Placed};
+use crate::find_index::{self, Entry, Keys, Outcome};
 use crate::flags;
 use crate::folders::Folders;
 use crate::names::NameParts;
@@ -26,6 +27,7 @@ use journal::{JournalError, OwnedReceived, Reader};
 use link::SecretValue;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -51,6 +53,8 @@ pub struct Delivery {
     pub committer: Sender<Append>,
     /// Messages that need a person.
     pub failed: Arc<FailedFolder>,
+    /// Where messages are looked up later.
+    pub index: find_index::Sender,
     /// What is counted.
     pub counters: Arc<Counters>,
     /// Which messages are being processed.
@@ -71,6 +75,7 @@ struct Worked {
     task: Task,
     began_us: i64,
     label: Label,
+    keys: Keys,
     received: Option<OwnedReceived>,
     steps: Vec<(usize, Progress)>,
     failure: Option<FailedStep>,
@@ -231,6 +236,7 @@ impl Delivery {
         let mut worked = Worked {
             began_us: self.clock.now_us(),
             label: Label::default(),
+            keys: Keys::default(),
             received: None,
             steps: Vec::new(),
             failure: None,
@@ -339,6 +345,7 @@ impl Delivery {
         if begun {
             self.debug_metadata(worked.task.id, &metadata);
         }
+        worked.keys = Keys::of(&message, channel, &metadata);
         let text_at = |path: &Option<_>| path.as_ref().and_then(|p| extract::text_at(&message, p));
         let names = NameParts {
             patient_id: text_at(&channel.patient_id_field),
@@ -408,19 +415,31 @@ impl Delivery {
             reports.iter().map(|r| (over(&r.ends), r.decisions.clone())).collect();
         let (standings, gone) = self.dispatcher.report(reports, now_us);
         outcomes.gone = gone;
+        let mut noted = Vec::with_capacity(worked.len());
         for ((worked, (over, decisions)), standing) in worked.iter().zip(told).zip(standings) {
+            let mut entry = self.entry(worked, placed);
             match standing {
                 Standing::Open => self.goes_on(worked, over, &decisions, &mut outcomes, now_us),
-                Standing::Over => self.done(worked, &mut outcomes, now_us),
+                Standing::Over => {
+                    entry.outcome = Outcome::Done;
+                    self.done(worked, &mut outcomes, now_us);
+                }
                 Standing::Failed { failure, left } => {
-                    self.put_away(worked, &failure, left, &mut outcomes, now_us);
+                    entry.outcome = self.put_away(worked, &failure, left, &mut outcomes, now_us);
+                    entry.step = Some(failure.step);
                 }
                 Standing::TooLate { left } => {
                     let failure = too_late(worked);
-                    self.put_away(worked, &failure, left, &mut outcomes, now_us);
+                    entry.outcome = self.put_away(worked, &failure, left, &mut outcomes, now_us);
+                    entry.step = Some(failure.step);
                 }
             }
+            // That it still waits is told once.
+            if entry.outcome != Outcome::Waiting || entry.archived.is_some() || worked.task.attempts == 0 {
+                noted.push(entry);
+            }
         }
+        self.index.note(noted);
         if !outcomes.is_empty() && self.committer.send(Append::Outcomes(outcomes)).is_err() {
             log::debug!("the committer has ended; what was done is done again after the start");
         }
@@ -456,6 +475,25 @@ impl Delivery {
             ends.push((*place as u8, end));
         }
         (ends, failure)
+    }
+
+    /// What the index is told of a message that waits; the caller says where it does not.
+    fn entry(&self, worked: &Worked, placed: &Placed) -> Entry {
+        let archived =
+            worked.steps.iter().find_map(|(place, progress)| match (self.plan.step(*place), progress) {
+                (Step::Archive(_), Progress::Staged(files)) => placed.of(*files.first()?).ok(),
+                _ => None,
+            });
+        Entry {
+            id: Some(worked.task.id),
+            received_us: worked.received.as_ref().map_or(worked.task.received_us, |r| r.time_us),
+            control_id: worked.label.control_id.clone(),
+            message_type: worked.label.message_type.clone(),
+            keys: worked.keys.clone(),
+            outcome: Outcome::Waiting,
+            step: None,
+            archived: archived.map(Path::to_owned),
+        }
     }
 
     fn gave_up(&self, decisions: &[Decision]) -> Option<FailedStep> {

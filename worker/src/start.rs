@@ -7,12 +7,14 @@ use crate::counters::Counters;
 use crate::delivery::Delivery;
 use crate::desk::Desk;
 use crate::dispatcher::Dispatcher;
+use crate::find_index::{self, Indexer};
 use crate::inbox::Inbox;
 use crate::intake::Intake;
 use crate::plan::Plan;
 use crate::quarantine::Quarantine;
 use crate::reactor::{Drained, Reactor, WAKER};
 use crate::recovery::{self, Recovered};
+use crate::retention::Retention;
 use crate::signals::Signals;
 use crate::tls::Acceptor;
 use config::{AckMode, LogFormat, WorkerSettings};
@@ -46,6 +48,8 @@ const ORDERS_WITHIN: Duration = Duration::from_secs(30);
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
 /// Appends waiting for the committer; more than that stop the reading.
 const QUEUED_MAX: usize = 4096;
+/// How long a drained worker waits for the index to be written.
+const INDEX_WITHIN: Duration = Duration::from_secs(3);
 /// Questions waiting at the desk.
 const QUESTIONS_MAX: usize = 16;
 
@@ -198,6 +202,13 @@ impl Worker {
         let waiting = entries.len() as u64;
         let processed = settings.channel.ack == AckMode::Processed;
         let in_progress = if processed { not_ours } else { Vec::new() };
+        let index = Indexer {
+            channel: settings.channel.clone(),
+            path: find_index::path(&settings.state_path, &settings.channel.name),
+            open: Some(entries.iter().map(|entry| entry.id).collect()),
+            failed: Arc::clone(&failed),
+        }
+        .start()?;
         dispatcher.add(entries);
         let (appends, queue) = bounded(QUEUED_MAX);
         let (questions, asked) = bounded(QUESTIONS_MAX);
@@ -216,6 +227,7 @@ impl Worker {
                 reader: reader.clone(),
                 committer: appends.clone(),
                 failed: Arc::clone(&failed),
+                index: index.clone(),
                 counters: Arc::clone(&counters),
                 started,
                 slots,
@@ -240,6 +252,7 @@ impl Worker {
                 plan,
                 failed: failed2,
                 returned: Arc::clone(&returned),
+                index,
                 tells_endings: processed,
                 quarantine,
                 counters: Arc::clone(&counters),
@@ -283,6 +296,13 @@ impl Worker {
             let delivery = Arc::clone(&delivery);
             spawn_vital(&name, move || delivery.run(pool, thread))?;
         }
+        Retention {
+            channel: delivery.settings.channel.clone(),
+            state: delivery.settings.state_path.join(&delivery.settings.channel.name),
+            failed: Arc::clone(&delivery.failed),
+            committer: delivery.committer.clone(),
+        }
+        .start()?;
         link.queue(&Report::Ready { pid: std::process::id(), waiting }).map_err(io::Error::other)?;
         let appends = parts.appends.clone();
         let reactor = Reactor {
@@ -315,6 +335,7 @@ impl Worker {
         if appends.send(Append::Stop).is_ok() {
             let _ = committing.join();
         }
+        delivery.index.stop(INDEX_WITHIN);
         log::info!("drained, {} waiting", dispatcher.open());
         Ok(())
     }

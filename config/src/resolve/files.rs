@@ -2,12 +2,13 @@
 
 use super::Context;
 use crate::model::{
-    AttachmentFormat, AttachmentOutput, DropFolder, DropTarget, LocalArchive, RemoteFolder, Stamp,
+    AttachmentFormat, AttachmentOutput, Channel, DropFolder, DropTarget, LocalArchive, RemoteFolder, Stamp,
 };
 use crate::problem::{Spot, quoted};
 use crate::raw;
 use crate::raw::read::{At, Key, TableOrList};
-use crate::time_format::TimeFormat;
+use crate::time_format::{Granularity, TimeFormat};
+use std::collections::HashMap;
 use std::path::{Component, Path};
 use std::time::Duration;
 
@@ -46,12 +47,60 @@ pub(super) fn archive(raw: &raw::Channel, context: &mut Context<'_>) -> Option<L
         attachment: context.optional_path(&raw.attachment),
         retention_days: context.days(&raw.retention_days),
     };
+    if let Some(days) = raw.retention_days.given() {
+        check_granularity(&archive.format, &days.spot, context);
+    }
     let nothing = |key: &Key<String>| matches!(key, Key::Absent(_));
     if enabled && nothing(&raw.path) && nothing(&raw.attachment) {
         let what = "a local_archive without a path or attachment archives nothing";
         context.report.warn(&at.spot, what, "set path for messages, attachment for attachments");
     }
     enabled.then_some(archive)
+}
+
+/// Whole folders are pruned: they must be folders of some time.
+fn check_granularity(format: &TimeFormat, spot: &Spot, context: &mut Context<'_>) {
+    let what = match format.granularity() {
+        Granularity::Day | Granularity::Hour => return,
+        Granularity::None => {
+            format!("nothing to prune: the format {} names no time", quoted(format.as_str()))
+        }
+        Granularity::Finer => {
+            format!("folders of the format {} are not told apart by day or hour", quoted(format.as_str()))
+        }
+    };
+    context.report.error(spot, what, "write a format of days or hours, such as %Y/%m/%d, or take it out");
+}
+
+/// Whole folders are pruned, whoever filled them: channels that share an archive keep it for equally long.
+pub(super) fn check_shared_archives(
+    list: &raw::read::List<raw::Channel>,
+    channels: &[Channel],
+    context: &mut Context<'_>,
+) {
+    let archives =
+        || channels.iter().enumerate().filter_map(|(n, channel)| Some((n, channel.local_archive.as_ref()?)));
+    let mut roots: HashMap<&Path, Vec<usize>> = HashMap::new();
+    for (n, archive) in archives() {
+        for root in [&archive.path, &archive.attachment].into_iter().flatten() {
+            roots.entry(root).or_default().push(n);
+        }
+    }
+    let days = |n: usize| channels[n].local_archive.as_ref().and_then(|archive| archive.retention_days);
+    for (n, archive) in archives() {
+        let same = [&archive.path, &archive.attachment].into_iter().flatten();
+        let others = same.filter_map(|root| roots.get(root.as_path())).flatten();
+        let Some(kept) = others.copied().find(|other| days(*other) != days(n)) else { continue };
+        // Told at each that prunes.
+        let raw = list.get(n).and_then(|at| at.value.local_archive.given());
+        if let Some(at) = raw.and_then(|at| at.value.retention_days.given()) {
+            let what = format!(
+                "channel {} archives into the same folder and keeps it for another time",
+                quoted(&channels[kept].name)
+            );
+            context.report.error(&at.spot, what, "give each its own folder, or both the same retention_days");
+        }
+    }
 }
 
 /// A format whose result stays below the archive's root.

@@ -1,6 +1,6 @@
 //! Defaults, what is warned of, and what is not built yet.
 
-use crate::support::{loaded, remarks_of};
+use crate::support::{errors_of, loaded, remarks_of};
 use config::*;
 use std::time::Duration;
 
@@ -293,21 +293,16 @@ fn what_is_not_built_is_named_with_its_place() {
 user: hl7
 group: hl7
 ";
-    let keys = "\
-retention_days: {failed: 1}
-local_archive: {path: /a, retention_days: 3}
-";
-    let text = format!("{service}{}", channel(keys));
+    let text = format!("{service}{}", channel(""));
     let missing = loaded(&text).not_built;
     let of = |channel: Option<&str>| -> Vec<String> {
         let these = missing.iter().filter(|m| m.channel.as_deref() == channel);
         these.map(|m| m.problem.key_path.replace("channels[1].", "")).collect()
     };
     assert_eq!(of(None), ["user", "group"]);
-    assert_eq!(of(Some("a")), ["retention_days", "local_archive.retention_days"]);
-    assert!(missing[2].problem.to_string().ends_with(
-        ":6:19: channels[1].retention_days: not built yet: pruning of failed and quarantined messages; take it out or \
-         wait for a later version"
+    assert_eq!(of(Some("a")), Vec::<String>::new());
+    assert!(missing[0].problem.to_string().ends_with(
+        ":1:7: user: not built yet: workers under another user; take it out or wait for a later version"
     ));
     assert!(missing.iter().all(|m| m.problem.line > 0));
 }
@@ -319,6 +314,7 @@ ack: processed
 on_undecodable: refuse
 accept_versions: [2.5]
 accept_processing_ids: [P]
+retention_days: {failed: 1, quarantine: 1}
 encoding: cp850
 allow: [10.0.0.0/8]
 max_connections: 5
@@ -346,7 +342,7 @@ resend: {server: s, port: 1}
 attachment_field: OBX.*.5
 tls: {certificate: /c, key: /k, client_ca: /ca, client_names: [x]}
 archive_first: true
-local_archive: {path: /a, attachment: /b}
+local_archive: {path: /a, attachment: /b, retention_days: 3}
 drop_folders: {a: {path: /c}, far: {remote: true, path: /a, server: s, user: u}}
 metadata_pages: all
 solr_segments: [PID]
@@ -355,4 +351,33 @@ solr_segments: [PID]
         debug_mode: true\ndebug_values: true\nlog_format: json\nalerts: [{name: x, when: down, command: /x}]\n";
     let text = format!("{service}{}", channel(keys));
     assert_eq!(loaded(&text).not_built, []);
+}
+
+#[test]
+fn channels_that_share_an_archive_keep_it_for_equally_long() {
+    let two = |first: &str, second: &str| {
+        format!(
+            "channels:\n- {{name: a, port: 2000, local_archive: {{{first}}}}}\n\
+             - {{name: b, port: 2001, local_archive: {{{second}}}}}\n"
+        )
+    };
+    for (first, second) in [
+        ("path: /a", "path: /b, retention_days: 3"),
+        ("path: /a, retention_days: 3", "attachment: /a, retention_days: 3"),
+        ("path: /a", "path: /a"),
+        ("path: /a", "path: /a/b, retention_days: 3"),
+    ] {
+        loaded(&two(first, second));
+    }
+    for (first, second, told) in [
+        ("path: /a", "path: /a, retention_days: 3", 1),
+        ("path: /a, retention_days: 30", "attachment: /a, retention_days: 3", 2),
+    ] {
+        let errors = errors_of(&two(first, second));
+        assert_eq!(errors.len(), told, "{errors:?}");
+        assert!(
+            errors[0].contains("archives into the same folder and keeps it for another time"),
+            "{errors:?}"
+        );
+    }
 }

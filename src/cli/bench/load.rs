@@ -5,6 +5,7 @@
 //! it by holding the generator up. epoll is used directly, since its waits must be finer than a millisecond.
 
 use super::super::mllp::Answers;
+use super::super::output::Progress;
 use super::histogram::Histogram;
 use super::template::Template;
 use rustix::event::Timespec;
@@ -78,6 +79,12 @@ pub(super) fn run(to: SocketAddr, template: &Template, shape: &Shape, first: u64
     let mut events = Vec::with_capacity(shape.connections.max(1));
     let mut chunk = vec![0; 256 << 10];
     let mut last_answer = run.start;
+    // Whichever of the two bounds is set to end it; the other is there for safety.
+    let by_number = shape.messages < u64::MAX;
+    let progress = match by_number {
+        true => Progress::new(shape.messages, "messages"),
+        false => Progress::new(shape.time.as_secs(), "seconds"),
+    };
     for peer in &mut peers {
         run.turn(peer, &mut chunk)?;
     }
@@ -94,6 +101,7 @@ pub(super) fn run(to: SocketAddr, template: &Template, shape: &Shape, first: u64
             Err(error) => return Err(error.into()),
         }
         let before = run.outcome.answered();
+        progress.reached(if by_number { before } else { run.start.elapsed().as_secs() });
         for event in &events {
             let n = usize::try_from(event.data.u64()).expect("the number of a connection was put in");
             run.turn(&mut peers[n], &mut chunk)?;
@@ -105,6 +113,7 @@ pub(super) fn run(to: SocketAddr, template: &Template, shape: &Shape, first: u64
             return Err(io::Error::new(ErrorKind::TimedOut, text));
         }
     }
+    progress.end();
     run.outcome.elapsed = last_answer.max(run.start) - run.start;
     Ok(run.outcome)
 }

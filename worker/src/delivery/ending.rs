@@ -5,6 +5,7 @@ use crate::committer::{Outcomes, Returned};
 use crate::dispatcher::{Decision, FailedStep, Wait, Whose};
 use crate::extract::Metadata;
 use crate::failed::{FailedMessage, Failure};
+use crate::find_index::Outcome;
 use crate::flags;
 use crate::plan::StepSet;
 use crate::step::stamp::Marked;
@@ -45,7 +46,8 @@ impl Delivery {
         self.log_end(worked, "done", now_us);
     }
 
-    /// It failed, and nobody else works on it: it is listed, or given back to its sender.
+    /// It failed, and nobody else works on it: it is listed, or given back to its sender. Where not even that could be
+    /// done it goes on waiting.
     pub(super) fn put_away(
         &self,
         worked: &Worked,
@@ -53,18 +55,21 @@ impl Delivery {
         left: StepSet,
         outcomes: &mut Outcomes,
         now_us: i64,
-    ) {
+    ) -> Outcome {
         let id = worked.task.id;
-        if !self.is_ours(worked) {
+        let outcome = if self.is_ours(worked) { Outcome::Failed } else { Outcome::Returned };
+        if outcome == Outcome::Returned {
             outcomes.returned.push(self.give_back(worked, failed, left, now_us));
         } else if let Err(error) = self.fail(worked, failed, left, now_us) {
             log::error!("id={id} could not be put into the failed folder: {}", crate::files::plain(&error));
             let decisions = self.not_even_failed(worked, left, now_us);
-            return self.dispatcher.reopen(worked.task.ticket, decisions);
+            self.dispatcher.reopen(worked.task.ticket, decisions);
+            return Outcome::Waiting;
         } else {
             outcomes.failed.push((id, failed.step.clone()));
         }
         outcomes.gone.extend(self.dispatcher.remove(worked.task.ticket));
+        outcome
     }
 
     /// Whether a message that fails is listed here, whatever its sender does: it was told AA, or a person took it over.

@@ -93,6 +93,18 @@ archive_list: true"#,
         ],
     ),
     (
+        r#"local_archive: {path: /a, format: '%Y/%H%M', retention_days: 3}"#,
+        &[
+            r#"4:64: channels[1].local_archive.retention_days: folders of the format "%Y/%H%M" are not told apart by day or hour; write a format of days or hours, such as %Y/%m/%d, or take it out"#,
+        ],
+    ),
+    (
+        r#"local_archive: {path: /a, format: all, retention_days: 3}"#,
+        &[
+            r#"4:58: channels[1].local_archive.retention_days: nothing to prune: the format "all" names no time; write a format of days or hours, such as %Y/%m/%d, or take it out"#,
+        ],
+    ),
+    (
         r#"local_archive: {pth: /a}"#,
         &[r#"4:19: channels[1].local_archive.pth: unknown key, did you mean path?"#],
     ),
