@@ -54,16 +54,7 @@ fn documented() -> Vec<(String, BTreeSet<String>)> {
 }
 
 /// Described before they are there: taken out as they come.
-const AHEAD: [&str; 8] = [
-    "find",
-    "dashboard",
-    "alerts",
-    "check --probe",
-    "check --systemd",
-    "status --watch",
-    "send --tls",
-    "queue show",
-];
+const AHEAD: [&str; 5] = ["find", "check --probe", "check --systemd", "status --watch", "queue show"];
 
 fn is_ahead(what: &str) -> bool {
     AHEAD.iter().any(|ahead| what.starts_with(ahead))
