@@ -54,7 +54,8 @@ fn documented() -> Vec<(String, BTreeSet<String>)> {
 }
 
 /// Described before they are there: taken out as they come.
-const AHEAD: [&str; 5] = ["find", "check --probe", "check --systemd", "status --watch", "queue show"];
+const AHEAD: [&str; 6] =
+    ["find", "check --probe", "check --systemd", "status --watch", "status --every", "queue show"];
 
 fn is_ahead(what: &str) -> bool {
     AHEAD.iter().any(|ahead| what.starts_with(ahead))
