@@ -44,3 +44,40 @@ fn every_departure_from_the_protocol_stands_in_the_table() {
     let there: BTreeSet<String> = Deviation::ALL.iter().map(|what| what.code().to_owned()).collect();
     assert_eq!(written, there);
 }
+
+/// Names of figures as the program's source has them: `hl7server_NAME`, or the NAME of a family over all channels.
+fn figures_of_the_program() -> BTreeSet<String> {
+    let source = include_str!("../../src/cli/dashboard/metrics.rs");
+    let code = source.split("#[cfg(test)]").next().expect("split has a first");
+    let mut names = BTreeSet::new();
+    for call in ["out.counter(", "out.gauge(", "out.number(", "out.labelled(", "out.histogram("] {
+        for rest in code.split(call).skip(1) {
+            let name = rest.split('"').nth(1).expect("the name comes first");
+            names.insert(format!("hl7server_{name}"));
+        }
+    }
+    let whole = code
+        .split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(|text| text.starts_with("hl7server_") && !text.contains('{'));
+    names.extend(whole.map(str::to_owned));
+    names
+}
+
+#[test]
+fn every_figure_for_prometheus_stands_in_the_table() {
+    let rows = rows(&page("monitoring.md"), "\n## Prometheus\n");
+    let written: BTreeSet<String> = rows.iter().flat_map(|row| words(&row[0])).collect();
+    assert_eq!(written, figures_of_the_program());
+}
+
+#[test]
+fn every_state_of_a_channel_is_explained() {
+    let pages = page("monitoring.md") + &page("when-a-channel-is-down.md");
+    for state in
+        ["unbound", "starting", "ready", "draining", "killed", "backoff", "disabled", "off", "removed"]
+    {
+        assert!(pages.contains(&format!("`{state}`")), "{state}");
+    }
+}
