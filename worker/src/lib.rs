@@ -45,6 +45,7 @@ mod resend;
 mod retry;
 mod returned;
 mod room;
+mod sandbox;
 mod session;
 mod sftp;
 mod signals;

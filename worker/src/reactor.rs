@@ -22,6 +22,7 @@ use crate::inbox::Inbox;
 use crate::intake::Intake;
 use crate::plan::Plan;
 use crate::rate_limit::RateLimit;
+use crate::sandbox::Sandbox;
 use crate::signals::Signals;
 use crate::tls::Acceptor;
 use config::WorkerSettings;
@@ -103,6 +104,8 @@ pub struct Reactor {
     pub slots: link::Slots,
     /// `ack: processed`: messages found open at the start.
     pub in_progress: Vec<MessageId>,
+    /// What closes the worker in.
+    pub sandbox: Arc<Sandbox>,
 }
 
 /// Why the loop ended.

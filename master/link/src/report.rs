@@ -89,6 +89,8 @@ pub struct Status {
     pub certificate_expires: Option<i64>,
     /// The channel reads nothing at the moment, for want of room on the disk.
     pub closed_for_room: bool,
+    /// What closes the worker in: the level of its sandbox that this kernel gives.
+    pub sandbox: String,
 }
 
 /// The answer to a [`Question`](crate::Question).
@@ -174,6 +176,7 @@ impl Status {
         if !self.oldest_waiting_seconds.is_finite() || self.oldest_waiting_seconds < 0.0 {
             self.oldest_waiting_seconds = 0.0;
         }
+        clean(&mut self.sandbox, TEXT_BYTES_MAX);
     }
 }
 

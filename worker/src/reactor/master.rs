@@ -147,6 +147,7 @@ impl Turn<'_> {
             oldest_waiting_seconds: if open == 0 { 0.0 } else { self.oldest_us.map_or(0.0, age) },
             failed_now: self.r.failed.count() as u64,
             slots_used: self.r.slots.held() as u64,
+            sandbox: self.r.sandbox.level.clone(),
             certificate_expires: self.r.tls.as_ref().map(|tls| tls.expires_s),
             ..self.r.counters.status(&self.r.plan)
         }
