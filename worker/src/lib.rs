@@ -15,6 +15,7 @@ mod clock;
 mod committer;
 mod connect;
 mod connections;
+mod contacts;
 mod counters;
 mod delivery;
 mod desk;

@@ -11,15 +11,21 @@
 
 pub mod codec;
 mod histogram;
+mod identity;
 mod inherited;
 mod order;
 mod report;
 mod slots;
 mod socket;
+#[cfg(debug_assertions)]
+mod takeover;
 
 pub use histogram::Histogram;
+pub use identity::RunAs;
 pub use inherited::close_inherited;
 pub use order::{Death, Files, Order, Question, SecretValue, Selection, Start};
-pub use report::{Answer, PEERS_MAX, Peer, QUEUE_MAX, Report, Status, Waiting};
+pub use report::{Answer, CONTACTS_MAX, Contact, PEERS_MAX, Peer, QUEUE_MAX, Report, Status, Waiting};
 pub use slots::{SLOTS_MAX, SlotGuard, SlotTable, Slots};
+#[cfg(debug_assertions)]
+pub use takeover::Takeover;
 pub use socket::{Endpoint, LinkError, MasterEnd, WorkerEnd, stdin_is_link};

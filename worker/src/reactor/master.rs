@@ -134,6 +134,15 @@ impl Turn<'_> {
         }
         let status = self.status();
         self.tell(&Report::Status(Box::new(status)));
+        self.tell_contacts(now_ms, false);
+    }
+
+    /// Who connected or was refused, for the audit.
+    pub(super) fn tell_contacts(&mut self, now_ms: u64, last: bool) {
+        let due = self.contacts.take(now_ms, last);
+        if !due.is_empty() {
+            self.tell(&Report::Contacts(due));
+        }
     }
 
     pub(super) fn status(&mut self) -> link::Status {
