@@ -127,7 +127,7 @@ fn orders_of_operators_are_on_record_with_their_user_and_what_came_of_them() {
     let mut site = Site::new();
     let port = site.port();
     let mut channel = site.store_channel("adt", port);
-    channel["mapping"] = json!({"ward": "PV1.1.3"});
+    channel["mapping"] = json!({"ward": "ZZZ.1.1"});
     site.configure(json!({"channels": [channel]}));
     let server = site.start();
     let mut peer = Peer::connect(port);
