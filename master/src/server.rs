@@ -121,7 +121,9 @@ impl Server {
             SlotTable::create(service.max_tasks).map_err(|e| temporary("make the table of task slots", e))?;
         let started_us = now_us();
         if identity.is_nobody_else() && nix::unistd::geteuid().is_root() {
-            log::warn!("the workers run as root, like the server itself: set user and group, or start it as another user");
+            log::warn!(
+                "the workers run as root, like the server itself: set user and group, or start it as another user"
+            );
         }
         let mut audit = Audit::below(&service.state_path);
         audit.write(&Entry::Started { version: env!("CARGO_PKG_VERSION"), config: &options.config_path });
@@ -339,8 +341,8 @@ fn raise_descriptor_limit() {
 fn hide_memory() {
     use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
     let none = Rlimit { current: Some(0), maximum: Some(0) };
-    if let Err(e) = setrlimit(Resource::Core, none)
-        .and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
+    if let Err(e) =
+        setrlimit(Resource::Core, none).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
     {
         log::warn!("could not keep other processes from looking into this one: {e}");
     }

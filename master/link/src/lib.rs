@@ -26,6 +26,6 @@ pub use inherited::close_inherited;
 pub use order::{Death, Files, Order, Question, SecretValue, Selection, Start};
 pub use report::{Answer, CONTACTS_MAX, Contact, PEERS_MAX, Peer, QUEUE_MAX, Report, Status, Waiting};
 pub use slots::{SLOTS_MAX, SlotGuard, SlotTable, Slots};
+pub use socket::{Endpoint, LinkError, MasterEnd, WorkerEnd, stdin_is_link};
 #[cfg(debug_assertions)]
 pub use takeover::Takeover;
-pub use socket::{Endpoint, LinkError, MasterEnd, WorkerEnd, stdin_is_link};

@@ -55,7 +55,8 @@ mod tests {
 
     #[test]
     fn a_name_is_found_by_its_number_and_odd_lines_are_passed_over() {
-        let passwd = "# comment\nroot:x:0:0::/root:/bin/sh\n\nbad\nanna:x:1000:1000:Anna:/home/anna:/bin/sh\n";
+        let passwd =
+            "# comment\nroot:x:0:0::/root:/bin/sh\n\nbad\nanna:x:1000:1000:Anna:/home/anna:/bin/sh\n";
         assert_eq!(name_of(1000, passwd).as_deref(), Some("anna"));
         assert_eq!(name_of(1, passwd), None);
     }

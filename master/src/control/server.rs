@@ -182,8 +182,15 @@ impl Control {
             }
             self.last_connection += 1;
             let deframer = Deframer::new(REQUEST_BYTES_MAX);
-            let connection =
-                Connection { socket, peer, deframer, response: None, asked: false, more: false, moved_at: now };
+            let connection = Connection {
+                socket,
+                peer,
+                deframer,
+                response: None,
+                asked: false,
+                more: false,
+                moved_at: now,
+            };
             self.connections.insert(self.last_connection, connection);
         }
     }

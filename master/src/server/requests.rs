@@ -1,10 +1,10 @@
 //! Answers the control socket; loads the file again.
 
 use super::{Server, now_us};
+use crate::audit::{Audit, Caller, Entry, Messages};
 use crate::control::{
     ChangeAction, ChannelChange, ChannelState, ChannelStatus, ConnectionId, Request, Response, ServerStatus,
 };
-use crate::audit::{Audit, Caller, Entry, Messages};
 use crate::lock::{LockFault, StateLock};
 use crate::spawn;
 use crate::status;
@@ -97,11 +97,18 @@ impl Server {
             let now = self.now();
             if let Some(order) = ask.order {
                 let outcome = match &answer {
-                    Answer::Changed { count, problems } => format!("{count} done, {} problems", problems.len()),
+                    Answer::Changed { count, problems } => {
+                        format!("{count} done, {} problems", problems.len())
+                    }
                     Answer::Error(reason) => reason.clone(),
                     other => format!("answered something else: {other:?}"),
                 };
-                self.audit.write(&Entry::Carried { order, channel: &ask.channel, number: id, outcome: &outcome });
+                self.audit.write(&Entry::Carried {
+                    order,
+                    channel: &ask.channel,
+                    number: id,
+                    outcome: &outcome,
+                });
             }
             self.control.respond(ask.connection, &Response::Answer(answer), now);
         }

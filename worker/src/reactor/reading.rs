@@ -5,8 +5,8 @@ use super::{ACCEPT_PAUSE_MS, ACCEPTS_MAX, FIRST_CONNECTION, TURN_BYTES_MAX, Turn
 use crate::batch_answers::{self, Gathering};
 use crate::clock::system_us;
 use crate::committer::{Append, Intake as Stored, IntakeKind, Origin};
-use crate::contacts::Kind;
 use crate::connections::{Connection, canonical};
+use crate::contacts::Kind;
 use crate::intake::Taken;
 use crate::rate_limit::left_out;
 use crate::session::Session;
