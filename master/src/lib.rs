@@ -6,11 +6,13 @@
 //! ```
 //! One thread, which blocks on nothing but its poll. [`supervisor`] decides, purely; [`server`] does.
 
+mod audit;
 pub mod control;
 pub mod files;
 mod listen;
 mod lock;
 mod notify;
+mod owner;
 mod server;
 mod signals;
 mod spawn;

@@ -8,16 +8,17 @@ mod act;
 mod requests;
 mod workers;
 
+use crate::audit::{Audit, Budget, Caller, Entry};
 use crate::control::Control;
 use crate::listen::Listeners;
 use crate::lock::{LockFault, StateLock};
 use crate::notify::Notify;
 use crate::signals::{Signals, Told};
-use crate::spawn::{Identity, is_single_threaded};
+use crate::spawn::{self, is_single_threaded};
 use crate::supervisor::{Action, Event, Supervisor, WorkerId};
 use crate::wanted::Wanted;
 use crate::{EXIT_CONFIGURATION, EXIT_DONE, EXIT_FAILED, EXIT_TEMPORARY, Options};
-use link::{SlotTable, Status};
+use link::{RunAs, SlotTable, Status};
 use requests::Ask;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
@@ -37,7 +38,7 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 struct Server {
     options: Options,
     wanted: Wanted,
-    identity: Identity,
+    identity: RunAs,
     supervisor: Supervisor,
     listeners: Listeners,
     slots: SlotTable,
@@ -49,6 +50,7 @@ struct Server {
     last_ask: u64,
     signals: Signals,
     control: Control,
+    audit: Audit,
     notify: Notify,
     /// Held for the whole life.
     lock: StateLock,
@@ -65,6 +67,7 @@ struct Server {
 struct Note {
     problem: Option<String>,
     status: Status,
+    audited: Budget,
 }
 
 /// Runs the master until it is told to stop; gives its exit status.
@@ -104,11 +107,12 @@ impl Server {
         }
         let signals = Signals::open().map_err(|e| temporary("take signals", e))?;
         raise_descriptor_limit();
+        hide_memory();
         let wanted = Wanted::load(&options.config_path, options.check_tls)
             .map_err(|lines| StartFault { status: EXIT_CONFIGURATION, lines })?;
         wanted.follow_log(options.follow_log);
         let service = &wanted.config.service;
-        let identity = Identity::find(service.user.as_deref(), service.group.as_deref())
+        let identity = spawn::identity(service.user.as_deref(), service.group.as_deref())
             .map_err(|e| StartFault::new(EXIT_CONFIGURATION, e))?;
         let Some(lock) = wait_for_lock(&service.state_path, &signals)? else { return Ok(None) };
         let control = Control::open(&service.runtime_path)
@@ -116,6 +120,13 @@ impl Server {
         let slots =
             SlotTable::create(service.max_tasks).map_err(|e| temporary("make the table of task slots", e))?;
         let started_us = now_us();
+        if identity.is_nobody_else() && nix::unistd::geteuid().is_root() {
+            log::warn!(
+                "the workers run as root, like the server itself: set user and group, or start it as another user"
+            );
+        }
+        let mut audit = Audit::below(&service.state_path);
+        audit.write(&Entry::Started { version: env!("CARGO_PKG_VERSION"), config: &options.config_path });
         let mut server = Self {
             options,
             wanted,
@@ -130,6 +141,7 @@ impl Server {
             last_ask: 0,
             signals,
             control,
+            audit,
             notify: Notify::open(),
             lock,
             epoch: Instant::now(),
@@ -182,6 +194,9 @@ impl Server {
         for (connection, request) in self.control.turn(now, |pid| pids.contains(&pid)) {
             self.answer(connection, request);
         }
+        for (pid, uid) in self.control.take_denied() {
+            self.audit.write(&Entry::Denied { by: &Caller::of(pid, uid), why: "it is a worker" });
+        }
         self.apply(Event::Tick);
         self.give_up_asks();
         self.keep_house();
@@ -232,6 +247,7 @@ impl Server {
         } else {
             log::info!("stopping: workers drain for at most {:?}", self.wanted.config.service.stop_timeout);
             self.notify.stopping();
+            self.audit.write(&Entry::Stopping);
             // From here on a new connection is refused, not left waiting for nobody.
             self.listeners.keep_only(|_| false);
         }
@@ -318,6 +334,17 @@ fn raise_descriptor_limit() {
         .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(e) = raised {
         log::warn!("could not raise the limit of open descriptors: {e}");
+    }
+}
+
+/// The secrets of all channels are here: no other process of this user looks in, and there is no core of it.
+fn hide_memory() {
+    use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    if let Err(e) =
+        setrlimit(Resource::Core, none).and_then(|()| set_dumpable_behavior(DumpableBehavior::NotDumpable))
+    {
+        log::warn!("could not keep other processes from looking into this one: {e}");
     }
 }
 

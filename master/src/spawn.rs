@@ -1,11 +1,11 @@
 //! A worker's process: started, signalled, found dead, reaped.
 
-use link::{Death, MasterEnd};
-use nix::unistd::{Group, User};
+use link::{Death, MasterEnd, RunAs};
+use nix::unistd::{Group, User, getgrouplist};
 use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
 };
-use std::ffi::OsString;
+use std::ffi::{CString, OsString};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -26,37 +26,30 @@ pub(crate) struct Process {
     pidfd: OwnedFd,
 }
 
-/// User and group that workers run as.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Identity {
-    uid: Option<u32>,
-    gid: Option<u32>,
-}
-
-impl Identity {
-    /// Looks the names up. Without privileges nothing can be changed: then the workers run as the master does.
-    pub(crate) fn find(user: Option<&str>, group: Option<&str>) -> Result<Self, String> {
-        if !nix::unistd::geteuid().is_root() {
-            return Ok(Self::default());
-        }
-        let mut found = Self::default();
-        if let Some(name) = user {
-            let user = User::from_name(name).ok().flatten().ok_or_else(|| format!("no user \"{name}\""))?;
-            found = Self { uid: Some(user.uid.as_raw()), gid: Some(user.gid.as_raw()) };
-        }
-        if let Some(name) = group {
-            let group =
-                Group::from_name(name).ok().flatten().ok_or_else(|| format!("no group \"{name}\""))?;
-            found.gid = Some(group.gid.as_raw());
-        }
-        Ok(found)
+/// Who workers run as. Without privileges nothing can be changed: then they run as the master does.
+pub(crate) fn identity(user: Option<&str>, group: Option<&str>) -> Result<RunAs, String> {
+    let mut found = RunAs::default();
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(found);
     }
+    if let Some(name) = user {
+        let user = User::from_name(name).ok().flatten().ok_or_else(|| format!("no user \"{name}\""))?;
+        (found.uid, found.gid) = (Some(user.uid.as_raw()), Some(user.gid.as_raw()));
+        // Groups that share their drop folders with this user.
+        let groups = CString::new(name).ok().and_then(|name| getgrouplist(&name, user.gid).ok());
+        found.groups = groups.unwrap_or_default().into_iter().map(nix::unistd::Gid::as_raw).collect();
+    }
+    if let Some(name) = group {
+        let group = Group::from_name(name).ok().flatten().ok_or_else(|| format!("no group \"{name}\""))?;
+        found.gid = Some(group.gid.as_raw());
+    }
+    Ok(found)
 }
 
 impl Process {
     /// Starts this very program as a worker: argv[0] is its title and its only argument, its standard input the link, its
     /// environment empty but for `TZ` and what the allocator reads.
-    pub(crate) fn start(channel: &str, port: u16, identity: Identity) -> io::Result<(Self, MasterEnd)> {
+    pub(crate) fn start(channel: &str, port: u16, identity: &RunAs) -> io::Result<(Self, MasterEnd)> {
         let (ours, theirs) = MasterEnd::pair()?;
         let mut command = Command::new("/proc/self/exe");
         command.arg0(OsString::from(format!("{TITLE_PREFIX}{channel} :{port}")));
@@ -68,12 +61,7 @@ impl Process {
         if let Some(zone) = std::env::var_os("TZ") {
             command.env("TZ", zone);
         }
-        if let Some(gid) = identity.gid {
-            command.gid(gid);
-        }
-        if let Some(uid) = identity.uid {
-            command.uid(uid);
-        }
+        identity.apply(&mut command);
         let child = command.spawn()?;
         let pid = Pid::from_child(&child);
         // The pid is the child's for sure: nobody but us reaps it.

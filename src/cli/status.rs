@@ -191,6 +191,7 @@ fn print_channel(channel: &ChannelStatus, peers: &[Peer], json: bool) -> Outcome
         ("pid", channel.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string())),
         ("restarts", grouped(channel.restarts)),
         ("problem", channel.problem.clone().unwrap_or_default()),
+        ("sandbox", counted.sandbox.clone()),
         ("certificate", counted.certificate_expires.map(expiry).unwrap_or_default()),
         ("connections", grouped(counted.connections)),
         ("received", format!("{} ({})", grouped(counted.received), output::size(counted.bytes_in))),

@@ -17,6 +17,7 @@ use crate::folders::Folders;
 use crate::names::NameParts;
 use crate::peers::{Gathered, Peers};
 use crate::plan::{MAPPING, Plan, Step, StepSet};
+use crate::sandbox::Sandbox;
 use crate::started::Started;
 use crate::step::{Attachments, Context, Progress, again, archive, attachment, drop_folder};
 use crate::strikes;
@@ -65,6 +66,8 @@ pub struct Delivery {
     pub clock: Clock,
     /// Threads with a job whose outcomes are not handed over yet.
     pub busy: AtomicUsize,
+    /// What closes the worker in, and may have become too narrow.
+    pub sandbox: Arc<Sandbox>,
 }
 
 /// The step that stands for the end of a sender's patience.

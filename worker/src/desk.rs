@@ -46,6 +46,8 @@ impl Desk {
                 Question::Queue { limit } => self.answer(number, self.queue(limit as usize)),
                 Question::Retry(selection) => self.change(number, &selection, Append::Retry),
                 Question::Discard(selection) => self.change(number, &selection, Append::Discard),
+                #[cfg(debug_assertions)]
+                Question::Takeover(what) => self.answer(number, Answer::TakenOver(what.attempt())),
                 Question::Peers => self.answer(number, Answer::Error("not asked at this desk".to_owned())),
             }
         }

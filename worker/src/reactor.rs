@@ -15,6 +15,7 @@ use crate::batch_answers::BatchAnswers;
 use crate::clock::Clock;
 use crate::committer::{Append, Intake as Stored};
 use crate::connections::{Connection, Connections, Denied};
+use crate::contacts::Contacts;
 use crate::counters::Counters;
 use crate::dispatcher::Dispatcher;
 use crate::failed::FailedFolder;
@@ -22,6 +23,7 @@ use crate::inbox::Inbox;
 use crate::intake::Intake;
 use crate::plan::Plan;
 use crate::rate_limit::RateLimit;
+use crate::sandbox::Sandbox;
 use crate::signals::Signals;
 use crate::tls::Acceptor;
 use config::WorkerSettings;
@@ -103,6 +105,8 @@ pub struct Reactor {
     pub slots: link::Slots,
     /// `ack: processed`: messages found open at the start.
     pub in_progress: Vec<MessageId>,
+    /// What closes the worker in.
+    pub sandbox: Arc<Sandbox>,
 }
 
 /// Why the loop ended.
@@ -139,6 +143,7 @@ struct Turn<'r> {
     deviations_log: RateLimit<Deviation>,
     denied_log: RateLimit<Denied>,
     tls_log: RateLimit<&'static str>,
+    contacts: Contacts,
 }
 
 #[derive(Clone, Copy)]
@@ -184,6 +189,7 @@ impl Reactor {
             deviations_log: RateLimit::default(),
             denied_log: RateLimit::default(),
             tls_log: RateLimit::default(),
+            contacts: Contacts::default(),
             r: &mut self,
         };
         turn.look_for_room();
@@ -223,6 +229,7 @@ impl Turn<'_> {
                 self.report(now_ms);
             }
             if let Some(drained) = self.drained(now_ms) {
+                self.tell_contacts(now_ms, true);
                 return Ok(drained);
             }
         }

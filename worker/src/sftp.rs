@@ -23,6 +23,7 @@ use session::{Refusal, RefusalKind, Session, Trouble};
 use std::collections::BTreeMap;
 use std::fmt;
 
+pub use keys::own_files;
 pub use upload::PutOutcome;
 
 /// Temporaries remembered to be cleared away; a server that is down for a day must not make us remember a day's.

@@ -15,6 +15,7 @@ use crate::quarantine::Quarantine;
 use crate::reactor::{Drained, Reactor, WAKER};
 use crate::recovery::{self, Recovered};
 use crate::retention::Retention;
+use crate::sandbox::{self, Sandbox};
 use crate::signals::Signals;
 use crate::tls::Acceptor;
 use config::{AckMode, LogFormat, WorkerSettings};
@@ -79,6 +80,7 @@ impl From<io::Error> for StartFault {
 pub fn run(init_log: InitLog) -> u8 {
     // Asked for at once; where the master is gone already, the link says so.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    let not_sealed = sandbox::seal();
     let (mut link, start, descriptors) = match take_orders() {
         Ok(orders) => orders,
         Err(reason) => {
@@ -98,12 +100,19 @@ pub fn run(init_log: InitLog) -> u8 {
     let json = settings.log_format == LogFormat::Json;
     init_log(&settings.channel.name, &start.log_level, json, start.journald);
     log_panics();
-    no_core_dumps();
+    not_sealed.iter().for_each(|problem| log::warn!("{problem}"));
     if let Ok(name) = CString::new(format!("hl7:{}", settings.channel.name)) {
         let _ = rustix::thread::set_name(&name);
     }
     let drained = match Worker::prepare(Arc::new(settings), &start, descriptors) {
-        Ok(worker) => catch_unwind(AssertUnwindSafe(|| worker.run(link))),
+        Ok(worker) => {
+            let sandbox = Arc::clone(&worker.delivery.sandbox);
+            let ended = catch_unwind(AssertUnwindSafe(|| worker.run(link)));
+            if matches!(ended, Ok(Ok(()))) && sandbox.watch.is_outdated() {
+                return EXIT_TEMPORARY;
+            }
+            ended
+        }
         Err(fault) => {
             log::error!("{}", fault.reason);
             let _ = link.send(&Report::CannotStart { reason: fault.reason }, LAST_WORDS_WITHIN);
@@ -142,14 +151,6 @@ fn log_panics() {
     }));
 }
 
-/// A core would hold patient data.
-fn no_core_dumps() {
-    let none = rustix::process::Rlimit { current: Some(0), maximum: Some(0) };
-    if let Err(error) = rustix::process::setrlimit(rustix::process::Resource::Core, none) {
-        log::warn!("could not switch off core dumps: {error}");
-    }
-}
-
 /// All that is there before the event loop runs.
 struct Worker {
     reactor: ReactorParts,
@@ -173,6 +174,7 @@ struct ReactorParts {
     counters: Arc<Counters>,
     recovered: recovery::Paths,
     in_progress: Vec<MessageId>,
+    sandbox: Arc<Sandbox>,
 }
 
 impl Worker {
@@ -195,6 +197,9 @@ impl Worker {
         let Recovered { journal, entries, not_ours, recent, failed, returned, started, tag_key, paths } =
             recovery::recover(&settings, &plan, start.predecessor, &clock)?;
         let quarantine = Quarantine::open(paths.quarantine.clone())?;
+        // No thread has been started so far: each would stay outside.
+        let threads = plan.pools().iter().map(|pool| pool.threads).sum();
+        let sandbox = Arc::new(sandbox::enter(&settings, threads));
         let poll = mio::Poll::new()?;
         let inbox = Arc::new(Inbox::new(mio::Waker::new(poll.registry(), WAKER)?));
         let counters = Arc::new(Counters::new(&plan));
@@ -233,6 +238,7 @@ impl Worker {
                 slots,
                 clock,
                 busy: AtomicUsize::new(0),
+                sandbox: Arc::clone(&sandbox),
             }),
             desk: Desk {
                 questions: asked,
@@ -279,6 +285,7 @@ impl Worker {
                 counters,
                 recovered: paths,
                 in_progress,
+                sandbox,
             },
         })
     }
@@ -324,6 +331,7 @@ impl Worker {
             journal_path: parts.recovered.journal,
             slots: delivery.slots.clone(),
             in_progress: parts.in_progress,
+            sandbox: parts.sandbox,
         };
         let Drained { timeout } = reactor.run()?;
         if !delivery.wait_until_idle(Instant::now() + timeout) {

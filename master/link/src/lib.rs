@@ -2,7 +2,7 @@
 //! of task slots.
 //!
 //! This crate knows neither the configuration nor HL7: settings travel as text that only `config` reads. It is the only
-//! crate with `unsafe` code, and all of that is the mapping in [`slots`].
+//! crate with `unsafe` code: the mapping in [`slots`], and what a process does to itself as it starts.
 //!
 //! The two ends trust each other differently. A worker believes its master. The master believes nothing: a worker parses
 //! what strangers send and may have been taken over, so a report is bounded in size, parsed strictly, cut to fixed
@@ -11,13 +11,21 @@
 
 pub mod codec;
 mod histogram;
+mod identity;
+mod inherited;
 mod order;
 mod report;
 mod slots;
 mod socket;
+#[cfg(debug_assertions)]
+mod takeover;
 
 pub use histogram::Histogram;
+pub use identity::RunAs;
+pub use inherited::close_inherited;
 pub use order::{Death, Files, Order, Question, SecretValue, Selection, Start};
-pub use report::{Answer, PEERS_MAX, Peer, QUEUE_MAX, Report, Status, Waiting};
+pub use report::{Answer, CONTACTS_MAX, Contact, PEERS_MAX, Peer, QUEUE_MAX, Report, Status, Waiting};
 pub use slots::{SLOTS_MAX, SlotGuard, SlotTable, Slots};
 pub use socket::{Endpoint, LinkError, MasterEnd, WorkerEnd, stdin_is_link};
+#[cfg(debug_assertions)]
+pub use takeover::Takeover;

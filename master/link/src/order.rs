@@ -116,6 +116,9 @@ pub enum Question {
     Discard(Selection),
     /// Who is connected.
     Peers,
+    /// Be taken over; see [`Takeover`](crate::Takeover).
+    #[cfg(debug_assertions)]
+    Takeover(crate::Takeover),
 }
 
 /// Which failed messages.

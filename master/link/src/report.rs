@@ -10,6 +10,8 @@ pub const QUEUE_MAX: usize = 500;
 pub const PEERS_MAX: usize = 500;
 /// Entries of a map of counters: framing deviations, refusal codes and steps of one channel are far fewer.
 const COUNTERS_MAX: usize = 64;
+/// Entries of one [`Report::Contacts`].
+pub const CONTACTS_MAX: usize = 64;
 /// Bytes of a counter's name.
 const NAME_BYTES_MAX: usize = 64;
 /// Bytes of a text that is shown.
@@ -36,6 +38,8 @@ pub enum Report {
         /// The answer.
         answer: Answer,
     },
+    /// Who connected, or was refused, since the last of these; for the audit.
+    Contacts(Vec<Contact>),
     /// Why the worker is about to exit 75 or 78.
     CannotStart {
         /// In a log line's wording.
@@ -89,6 +93,23 @@ pub struct Status {
     pub certificate_expires: Option<i64>,
     /// The channel reads nothing at the moment, for want of room on the disk.
     pub closed_for_room: bool,
+    /// What closes the worker in: the level of its sandbox that this kernel gives.
+    pub sandbox: String,
+}
+
+/// Connections of one kind from one address, which may be many.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Contact {
+    /// Its address, without a port.
+    pub peer: String,
+    /// Why they were refused; `None` where they were taken.
+    pub refused: Option<String>,
+    /// The version of TLS; `None` for plain text.
+    pub tls: Option<String>,
+    /// The name in the certificate that it showed.
+    pub name: Option<String>,
+    /// So many, since they were last told of.
+    pub count: u64,
 }
 
 /// The answer to a [`Question`](crate::Question).
@@ -105,6 +126,9 @@ pub enum Answer {
     },
     /// Who is connected.
     Peers(Vec<Peer>),
+    /// What a takeover came to: 0, or the number of the error.
+    #[cfg(debug_assertions)]
+    TakenOver(i32),
     /// It could not be answered.
     Error(String),
 }
@@ -159,6 +183,10 @@ impl Report {
             Self::Ready { .. } => {}
             Self::Status(status) => status.bound(),
             Self::Answer { answer, .. } => answer.bound(),
+            Self::Contacts(contacts) => {
+                contacts.truncate(CONTACTS_MAX);
+                contacts.iter_mut().for_each(Contact::bound);
+            }
             Self::CannotStart { reason } => clean(reason, TEXT_BYTES_MAX),
         }
     }
@@ -174,6 +202,7 @@ impl Status {
         if !self.oldest_waiting_seconds.is_finite() || self.oldest_waiting_seconds < 0.0 {
             self.oldest_waiting_seconds = 0.0;
         }
+        clean(&mut self.sandbox, TEXT_BYTES_MAX);
     }
 }
 
@@ -204,7 +233,19 @@ impl Answer {
                     }
                 }
             }
+            #[cfg(debug_assertions)]
+            Self::TakenOver(_) => {}
             Self::Error(reason) => clean(reason, TEXT_BYTES_MAX),
+        }
+    }
+}
+
+impl Contact {
+    fn bound(&mut self) {
+        let Self { peer, refused, tls, name, count: _ } = self;
+        clean(peer, NAME_BYTES_MAX);
+        for text in [refused, tls, name].into_iter().flatten() {
+            clean(text, TEXT_BYTES_MAX);
         }
     }
 }

@@ -36,11 +36,14 @@ pub(crate) struct Control {
     listener: OwnedFd,
     connections: BTreeMap<ConnectionId, Connection>,
     last_connection: ConnectionId,
+    denied: Vec<(u32, u32)>,
 }
 
 #[derive(Debug)]
 struct Connection {
     socket: OwnedFd,
+    /// Process and user at the other end, as the kernel knew them when they connected.
+    peer: (u32, u32),
     deframer: Deframer,
     /// The response on its way, and how much of it is sent.
     response: Option<(Vec<u8>, usize)>,
@@ -81,7 +84,7 @@ impl Control {
     pub(crate) fn open(runtime_path: &Path) -> Result<Self, ControlFault> {
         let path = runtime_path.join(SOCKET);
         let listener = listener(&path)?;
-        Ok(Self { path, listener, connections: BTreeMap::new(), last_connection: 0 })
+        Ok(Self { path, listener, connections: BTreeMap::new(), last_connection: 0, denied: Vec::new() })
     }
 
     /// Listens below another folder from now on; connections stay.
@@ -137,6 +140,16 @@ impl Control {
         }
     }
 
+    /// Process and user that asked; `None` when they are gone.
+    pub(crate) fn peer(&self, id: ConnectionId) -> Option<(u32, u32)> {
+        self.connections.get(&id).map(|connection| connection.peer)
+    }
+
+    /// Workers that tried to ask, as process and user, since this was last taken.
+    pub(crate) fn take_denied(&mut self) -> Vec<(u32, u32)> {
+        std::mem::take(&mut self.denied)
+    }
+
     /// When a turn is due though nothing moved.
     pub(crate) fn deadline(&self) -> Option<Duration> {
         let due = |connection: &Connection| {
@@ -155,21 +168,29 @@ impl Control {
                 Err(Errno::AGAIN) => return,
                 Err(e) => return log::warn!("could not accept on the control socket: {e}"),
             };
-            match sockopt::socket_peercred(&socket) {
-                Ok(peer) if is_worker(peer.pid.as_raw_nonzero().get().unsigned_abs()) => {
-                    log::error!("worker {} connected to the control socket: refused", peer.pid);
-                    continue;
-                }
-                Ok(_) => {}
+            let peer = match sockopt::socket_peercred(&socket) {
+                Ok(peer) => (peer.pid.as_raw_nonzero().get().unsigned_abs(), peer.uid.as_raw()),
                 Err(e) => {
                     log::warn!("could not tell who connected to the control socket: {e}");
                     continue;
                 }
+            };
+            if is_worker(peer.0) {
+                log::error!("worker {} connected to the control socket: refused", peer.0);
+                self.denied.extend((self.denied.len() < CONNECTIONS_MAX).then_some(peer));
+                continue;
             }
             self.last_connection += 1;
             let deframer = Deframer::new(REQUEST_BYTES_MAX);
-            let connection =
-                Connection { socket, deframer, response: None, asked: false, more: false, moved_at: now };
+            let connection = Connection {
+                socket,
+                peer,
+                deframer,
+                response: None,
+                asked: false,
+                more: false,
+                moved_at: now,
+            };
             self.connections.insert(self.last_connection, connection);
         }
     }
@@ -348,6 +369,7 @@ mod tests {
         let mut control = Control::open(folder.path()).unwrap();
         let mut stream = UnixStream::connect(folder.path().join(SOCKET)).unwrap();
         assert!(control.turn(Duration::ZERO, |pid| pid == std::process::id()).is_empty());
+        assert_eq!(control.take_denied().len(), 1);
         assert!(control.connections.is_empty());
         assert!(matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_)));
     }

@@ -2,6 +2,7 @@
 
 use super::Server;
 use super::workers::Worker;
+use crate::owner;
 use crate::spawn::Process;
 use crate::supervisor::{Action, Event, Why, WorkerId};
 use link::{Death, Order, Start};
@@ -41,7 +42,7 @@ impl Server {
             }
             Action::Load => {
                 // Every outcome is in the log.
-                let _ = self.reload();
+                let _ = self.reload(None);
                 None
             }
             Action::Exit => {
@@ -102,7 +103,9 @@ impl Server {
             log_level: self.options.worker_log.clone().unwrap_or_else(|| launch.log_level.to_owned()),
             predecessor,
         });
-        let (process, mut link) = Process::start(channel, launch.address.port(), self.identity)?;
+        let folder = self.wanted.config.service.state_path.join(channel);
+        owner::prepare(&folder, &self.identity)?;
+        let (process, mut link) = Process::start(channel, launch.address.port(), &self.identity)?;
         let sent = link.queue_with(&order, vec![listener, slots]).and_then(|()| link.write_ready());
         if let Err(e) = sent {
             process.kill();

@@ -1,15 +1,16 @@
 //! Answers the control socket; loads the file again.
 
 use super::{Server, now_us};
+use crate::audit::{Audit, Caller, Entry, Messages};
 use crate::control::{
     ChangeAction, ChannelChange, ChannelState, ChannelStatus, ConnectionId, Request, Response, ServerStatus,
 };
 use crate::lock::{LockFault, StateLock};
-use crate::spawn::Identity;
+use crate::spawn;
 use crate::status;
 use crate::supervisor::{Change, Event, State, Supervisor, WorkerId};
 use crate::wanted::Wanted;
-use link::{Answer, Order, Question};
+use link::{Answer, Order, Question, Selection};
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -26,6 +27,19 @@ pub(super) struct Ask {
     worker: WorkerId,
     channel: String,
     until: Duration,
+    /// What it changes, where it does.
+    order: Option<&'static str>,
+}
+
+/// What an order to a worker is called in the audit, and which messages it is for.
+fn order_of(question: &Question) -> Option<(&'static str, &Selection)> {
+    match question {
+        Question::Retry(selection) => Some(("retry", selection)),
+        Question::Discard(selection) => Some(("discard", selection)),
+        Question::Queue { .. } | Question::Peers => None,
+        #[cfg(debug_assertions)]
+        Question::Takeover(_) => None,
+    }
 }
 
 impl Server {
@@ -35,7 +49,10 @@ impl Server {
             Request::Reload if self.supervisor.is_stopping() => {
                 Response::Error("the server is stopping".to_owned())
             }
-            Request::Reload => self.reload(),
+            Request::Reload => {
+                let caller = self.control.peer(connection).map(|(pid, uid)| Caller::of(pid, uid));
+                self.reload(caller.as_ref())
+            }
             Request::Ask { channel, question } => match self.ask(connection, channel, question) {
                 Ok(()) => return,
                 Err(reason) => Response::Error(reason),
@@ -56,11 +73,19 @@ impl Server {
         let link = self.workers.get_mut(&worker).and_then(|worker| worker.link.as_mut());
         let link = link.ok_or_else(|| format!("{channel}: its worker is about to end"))?;
         self.last_ask += 1;
+        let number = self.last_ask;
+        let order = order_of(&question);
+        if let Some((order, selection)) = order {
+            let (pid, uid) = self.control.peer(connection).ok_or("the connection is gone")?;
+            let (by, messages) = (&Caller::of(pid, uid), Messages::of(selection));
+            self.audit.write(&Entry::Ordered { by, order, channel: &channel, number, messages });
+        }
+        let order = order.map(|(order, _)| order);
         link.queue(&Order::Ask { id: self.last_ask, question })
             .and_then(|()| link.write_ready())
             .map_err(|e| format!("{channel}: its worker cannot be asked: {e}"))?;
         let until = self.epoch.elapsed() + ASK_MAX;
-        self.asks.insert(self.last_ask, Ask { connection, worker, channel, until });
+        self.asks.insert(self.last_ask, Ask { connection, worker, channel, until, order });
         Ok(())
     }
 
@@ -70,6 +95,21 @@ impl Server {
             && let Some(ask) = self.asks.remove(&id)
         {
             let now = self.now();
+            if let Some(order) = ask.order {
+                let outcome = match &answer {
+                    Answer::Changed { count, problems } => {
+                        format!("{count} done, {} problems", problems.len())
+                    }
+                    Answer::Error(reason) => reason.clone(),
+                    other => format!("answered something else: {other:?}"),
+                };
+                self.audit.write(&Entry::Carried {
+                    order,
+                    channel: &ask.channel,
+                    number: id,
+                    outcome: &outcome,
+                });
+            }
             self.control.respond(ask.connection, &Response::Answer(answer), now);
         }
     }
@@ -90,14 +130,17 @@ impl Server {
     fn fail_asks(&mut self, which: impl Fn(&Ask) -> bool, why: &str) {
         let now = self.now();
         let failed: Vec<u64> = self.asks.iter().filter(|(_, ask)| which(ask)).map(|(id, _)| *id).collect();
-        for ask in failed.into_iter().filter_map(|id| self.asks.remove(&id)) {
+        for (number, ask) in failed.into_iter().filter_map(|id| Some((id, self.asks.remove(&id)?))) {
+            if let Some(order) = ask.order {
+                self.audit.write(&Entry::Carried { order, channel: &ask.channel, number, outcome: why });
+            }
             let response = Response::Error(format!("{}: {why}", ask.channel));
             self.control.respond(ask.connection, &response, now);
         }
     }
 
     /// Loads the file whole; any error, and everything stays as it is.
-    pub(super) fn reload(&mut self) -> Response {
+    pub(super) fn reload(&mut self, by: Option<&Caller>) -> Response {
         self.notify.reloading();
         let response = match self.try_reload() {
             Ok((changes, warnings)) => Response::Reloaded { changes, warnings },
@@ -108,6 +151,11 @@ impl Server {
             }
         };
         self.notify.ready();
+        let outcome = match &response {
+            Response::Refused { problems } => format!("refused: {} errors", problems.len()),
+            _ => "in force".to_owned(),
+        };
+        self.audit.write(&Entry::Reload { by, outcome: &outcome });
         response
     }
 
@@ -121,7 +169,7 @@ impl Server {
         }
         let (old, new) = (&self.wanted.config.service, &wanted.config.service);
         let identity =
-            Identity::find(new.user.as_deref(), new.group.as_deref()).map_err(|problem| vec![problem])?;
+            spawn::identity(new.user.as_deref(), new.group.as_deref()).map_err(|problem| vec![problem])?;
         let lock = if old.state_path == new.state_path {
             None
         } else {
@@ -138,6 +186,7 @@ impl Server {
         wanted.follow_log(self.options.follow_log);
         if let Some(lock) = lock {
             self.lock = lock;
+            self.audit = Audit::below(&wanted.config.service.state_path);
         }
         let mut changes = wanted.changes_from(Some(&self.wanted));
         if identity != self.identity {

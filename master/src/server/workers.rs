@@ -1,6 +1,7 @@
 //! What workers say, and how they end.
 
 use super::Server;
+use crate::audit::{self, Entry};
 use crate::spawn::Process;
 use crate::supervisor::{Event, State, WorkerId};
 use link::{Death, LinkError, MasterEnd, Report};
@@ -74,6 +75,19 @@ impl Server {
             }
             Report::Answer { id, answer } => {
                 self.pass_answer(worker, id, answer);
+                self.apply(Event::Report { worker });
+            }
+            Report::Contacts(contacts) => {
+                let now = self.epoch.elapsed();
+                for contact in &contacts {
+                    let (may, lines) = note.audited.take(now);
+                    if lines > 0 {
+                        self.audit.write(&Entry::ContactsLeftOut { channel: &sender.channel, lines });
+                    }
+                    if may {
+                        self.audit.write(&audit::contact(&sender.channel, contact));
+                    }
+                }
                 self.apply(Event::Report { worker });
             }
             Report::CannotStart { reason } => {

@@ -66,6 +66,8 @@ pub(crate) fn connect(target: &Target) -> Result<Box<dyn Connection>, Fault> {
             // Readers and the writer do not wait for each other, and a commit is one flush instead of three.
             connection.pragma_update(None, "journal_mode", "wal")?;
         }
+        // A worker's sandbox leaves it no folder for temporary files.
+        connection.pragma_update(None, "temp_store", "memory")?;
         // A commit is on the disk when it returns: the step is recorded as done right after it.
         connection.pragma_update(None, "synchronous", "full")?;
         Ok(connection)

@@ -134,6 +134,15 @@ impl Turn<'_> {
         }
         let status = self.status();
         self.tell(&Report::Status(Box::new(status)));
+        self.tell_contacts(now_ms, false);
+    }
+
+    /// Who connected or was refused, for the audit.
+    pub(super) fn tell_contacts(&mut self, now_ms: u64, last: bool) {
+        let due = self.contacts.take(now_ms, last);
+        if !due.is_empty() {
+            self.tell(&Report::Contacts(due));
+        }
     }
 
     pub(super) fn status(&mut self) -> link::Status {
@@ -147,6 +156,7 @@ impl Turn<'_> {
             oldest_waiting_seconds: if open == 0 { 0.0 } else { self.oldest_us.map_or(0.0, age) },
             failed_now: self.r.failed.count() as u64,
             slots_used: self.r.slots.held() as u64,
+            sandbox: self.r.sandbox.level.clone(),
             certificate_expires: self.r.tls.as_ref().map(|tls| tls.expires_s),
             ..self.r.counters.status(&self.r.plan)
         }

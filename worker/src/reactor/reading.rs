@@ -6,6 +6,7 @@ use crate::batch_answers::{self, Gathering};
 use crate::clock::system_us;
 use crate::committer::{Append, Intake as Stored, IntakeKind, Origin};
 use crate::connections::{Connection, canonical};
+use crate::contacts::Kind;
 use crate::intake::Taken;
 use crate::rate_limit::left_out;
 use crate::session::Session;
@@ -58,6 +59,8 @@ impl Turn<'_> {
             Ok(Some(idle)) => self.close(idle),
             Err(denied) => {
                 self.r.counters.refused_connections.fetch_add(1, Relaxed);
+                let refused = Some(denied.text());
+                self.contacts.note(Kind { address: peer.ip(), refused, tls: None, name: None });
                 if let Some(n) = self.denied_log.pass(denied, now_ms) {
                     log::warn!("{peer} was refused: {}{}", denied.text(), left_out(n));
                 }
@@ -89,7 +92,12 @@ impl Turn<'_> {
             })
         });
         match inserted {
-            Ok(at) => self.readable.push(at),
+            Ok(at) => {
+                self.readable.push(at);
+                if self.r.tls.is_none() {
+                    self.contacts.note(Kind { address: peer.ip(), refused: None, tls: None, name: None });
+                }
+            }
             Err(e) => log::debug!("{peer} was gone before it was accepted: {e}"),
         }
         self.r.counters.connections.store(self.connections.len() as u64, Relaxed);

@@ -2,6 +2,7 @@
 
 use super::Turn;
 use crate::connections::Connection;
+use crate::contacts::Kind;
 use crate::rate_limit::left_out;
 use crate::tls::{Acceptor, Reason, TlsFault};
 use crate::transport::tls_fault;
@@ -27,6 +28,8 @@ impl Turn<'_> {
         let version = connection.transport.tls_version().unwrap_or("TLS");
         let name = connection.transport.tls_name().map(|name| format!(" as \"{}\"", name.escape_debug()));
         log::debug!("{} connected over {version}{}", connection.peer, name.unwrap_or_default());
+        let name = connection.transport.tls_name().map(str::to_owned);
+        self.contacts.note(Kind { address: connection.address, refused: None, tls: Some(version), name });
     }
 
     /// Says why a connection broke off, where that is more than that its peer went away.
@@ -39,6 +42,10 @@ impl Turn<'_> {
             }
             Some(TlsFault::PlainText(byte)) => {
                 self.deviation(at, Deviation::PlainOnTls, 0, Some(*byte), now_ms);
+                if let Some(Connection { address, .. }) = self.connections.look(at) {
+                    let refused = Some("it speaks plain text on a TLS port");
+                    self.contacts.note(Kind { address: *address, refused, tls: None, name: None });
+                }
             }
             Some(fault) => self.tls_failed(at, &fault.reason(), now_ms),
         }
@@ -55,7 +62,8 @@ impl Turn<'_> {
 
     fn tls_failed(&mut self, at: usize, reason: &Reason, now_ms: u64) {
         self.r.counters.tls_failed.fetch_add(1, Relaxed);
-        let Some(Connection { peer, transport, .. }) = self.connections.look(at) else { return };
+        let Some(Connection { peer, address, transport, .. }) = self.connections.look(at) else { return };
+        self.contacts.note(Kind { address: *address, refused: Some(reason.kind), tls: None, name: None });
         if let Some(n) = self.tls_log.pass(reason.kind, now_ms) {
             let what = if transport.tls_version().is_some() { "TLS broke off" } else { "no TLS connection" };
             log::warn!("{peer}: {what}: {reason}{}", left_out(n));

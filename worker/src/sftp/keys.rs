@@ -8,6 +8,7 @@ use config::RemoteFolder;
 use link::SecretValue;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 /// Tried in the user's `.ssh` where no `key_file` is set.
 const USUAL_KEYS: [&str; 3] = ["id_ed25519", "id_ecdsa", "id_rsa"];
@@ -107,10 +108,28 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// From the list of users: a worker's environment is empty.
+/// The files that a session with this folder's server may read.
+pub fn own_files(folder: &RemoteFolder) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = known_hosts_path(folder).into_iter().collect();
+    match (&folder.key_file, ssh_folder()) {
+        (Some(key), _) => files.push(key.clone()),
+        (None, Some(home)) if folder.password.is_none() => {
+            files.extend(USUAL_KEYS.map(|name| home.join(name)));
+        }
+        (None, _) => {}
+    }
+    files
+}
+
+/// From the list of users: a worker's environment is empty. Asked once, before the sandbox, where that list is out of
+/// reach.
 fn ssh_folder() -> Option<PathBuf> {
-    let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??;
-    Some(user.dir.join(".ssh"))
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let find = || {
+        let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??;
+        Some(user.dir.join(".ssh"))
+    };
+    FOUND.get_or_init(find).clone()
 }
 
 #[cfg(test)]
