@@ -95,14 +95,13 @@ fn check_tells_an_included_files_problems_at_their_own_place() {
 }
 
 #[test]
-fn check_tells_what_is_not_built_yet_and_its_channel_does_not_start() {
+fn a_channel_without_its_certificates_does_not_start_and_check_says_so() {
     let mut site = Site::new();
     let (plain, port) = (site.port(), site.port());
     let mut tls = site.store_channel("tls", port);
     tls["tls"] = json!({"certificate": "/nowhere/c.pem", "key": "/nowhere/k.pem"});
     site.configure(json!({"channels": [site.store_channel("plain", plain), tls]}));
     let ran = site.run(&["check"]);
-    // Once TLS is built the two missing files are what is wrong.
     assert!(ran.said().contains("tls"), "{ran:#?}");
     let server = site.launch(site.command(&["run"]));
     within(PATIENCE, "the other channel answers", || Peer::try_connect(plain).ok());

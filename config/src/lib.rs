@@ -18,7 +18,6 @@ mod raw;
 mod resolve;
 pub mod secret;
 pub mod time_format;
-mod unbuilt;
 mod workflow;
 mod yaml;
 
@@ -50,19 +49,8 @@ pub struct Loaded {
     pub config: Config,
     /// Warnings, and notes on how something is understood (see [`Severity`]), in the order of the files.
     pub warnings: Vec<Problem>,
-    /// What the file asks for and this version does not do: these channels, or the server, do not start.
-    pub not_built: Vec<NotBuilt>,
     /// Every file read, the main one first.
     pub files: Vec<PathBuf>,
-}
-
-/// Something that a file asks for and this version does not do.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NotBuilt {
-    /// What, and where.
-    pub problem: Problem,
-    /// The enabled channel that asks for it and does not start; `None`: the server does not.
-    pub channel: Option<String>,
 }
 
 /// Reads and checks a file. `secrets` says whether a secret of a name is known here, see [`Secrets::is_known`].
@@ -72,17 +60,12 @@ pub fn load(path: &Path, secrets: &dyn Fn(&str) -> bool, mode: Mode) -> Result<L
     let failed = report.has_errors();
     let (files, problems) = report.finish();
     match outcome {
-        Some((config, not_built)) if !failed => Ok(Loaded { config, warnings: problems, not_built, files }),
+        Some(config) if !failed => Ok(Loaded { config, warnings: problems, files }),
         _ => Err(Problems(problems)),
     }
 }
 
-fn load_into(
-    path: &Path,
-    secrets: &dyn Fn(&str) -> bool,
-    mode: Mode,
-    report: &mut Report,
-) -> Option<(Config, Vec<NotBuilt>)> {
+fn load_into(path: &Path, secrets: &dyn Fn(&str) -> bool, mode: Mode, report: &mut Report) -> Option<Config> {
     let root = include::load(path, report)?;
     let (root, spot) = service_of(&root);
     if matches!(root.kind, Kind::Null) {
@@ -91,10 +74,7 @@ fn load_into(
     }
     report.unknown_keys = unknown_keys(root, &spot, report);
     let raw = raw::Service::read(root, &spot, report)?;
-    let config =
-        resolve::resolve(&raw, &mut resolve::Context { report: &mut *report, known_secret: secrets, mode });
-    let not_built = not_built(&raw, report);
-    Some((config, not_built))
+    Some(resolve::resolve(&raw, &mut resolve::Context { report, known_secret: secrets, mode }))
 }
 
 /// The table that holds the keys: the root, or what a lone `service:` holds.
@@ -129,28 +109,4 @@ fn unknown_keys(root: &Node, spot: &Spot, report: &mut Report) -> Severity {
             Severity::Error
         }
     }
-}
-
-/// What is asked for and not built. For a disabled channel it is a note.
-fn not_built(raw: &raw::Service, report: &mut Report) -> Vec<NotBuilt> {
-    const HINT: &str = "take it out or wait for a later version";
-    let mut found = Vec::new();
-    for unbuilt in unbuilt::of_service(raw) {
-        let what = format!("not built yet: {}", unbuilt.what);
-        let problem = report.problem(Severity::Error, &unbuilt.spot, what, HINT);
-        found.push(NotBuilt { problem, channel: None });
-    }
-    for at in raw.channels.given().into_iter().flat_map(|list| &list.value) {
-        let name = at.value.name.given().map_or(String::new(), |name| name.value.clone());
-        for unbuilt in unbuilt::of_channel(&at.value) {
-            let what = format!("not built yet: {}", unbuilt.what);
-            if at.value.enabled.is_not_false() {
-                let problem = report.problem(Severity::Error, &unbuilt.spot, what, HINT);
-                found.push(NotBuilt { problem, channel: Some(name.clone()) });
-            } else {
-                report.note(&unbuilt.spot, what, "it keeps this channel from being enabled");
-            }
-        }
-    }
-    found
 }

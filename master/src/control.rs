@@ -157,8 +157,6 @@ pub enum ChannelState {
     Backoff,
     /// Its worker found its configuration wrong, or its certificates cannot be used: not again until a reload.
     Disabled,
-    /// It sets something that is not built yet.
-    Notbuilt,
     /// `enabled: false`.
     Off,
     /// Not in the file, but it left a journal that may hold messages.
@@ -176,7 +174,6 @@ impl ChannelState {
             Self::Killed => "killed",
             Self::Backoff => "backoff",
             Self::Disabled => "disabled",
-            Self::Notbuilt => "not built",
             Self::Off => "off",
             Self::Removed => "removed",
         }

@@ -15,10 +15,8 @@ use std::path::Path;
 /// A configuration that can be put in force.
 #[derive(Debug)]
 pub(crate) struct Wanted {
-    /// As loaded, but channels that set something not built yet are disabled in it.
+    /// As loaded, but channels whose files cannot be used are disabled in it.
     pub(crate) config: Config,
-    /// Why channels were disabled just now.
-    pub(crate) not_built: BTreeMap<String, String>,
     /// Channels that were disabled just now since files of theirs cannot be used, and why, one line each. A start does
     /// without them, for the sake of the others; a reload is refused.
     pub(crate) unusable: BTreeMap<String, Vec<String>>,
@@ -55,18 +53,6 @@ impl Wanted {
             .map_err(|problems| problems.errors().map(ToString::to_string).collect::<Vec<_>>())?;
         let mut config = loaded.config;
         let mut errors = Vec::new();
-        let mut not_built = BTreeMap::new();
-        for missing in loaded.not_built {
-            match missing.channel {
-                None => errors.push(missing.problem.to_string()),
-                Some(channel) => {
-                    not_built.entry(channel).or_insert_with(|| missing.problem.to_string());
-                }
-            }
-        }
-        for channel in &mut config.channels {
-            channel.enabled &= !not_built.contains_key(&channel.name);
-        }
         let mut warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
         let (mut handed, mut unusable) = (BTreeMap::new(), BTreeMap::new());
         for channel in config.channels.iter_mut().filter(|channel| channel.enabled) {
@@ -95,7 +81,7 @@ impl Wanted {
         if !errors.is_empty() {
             return Err(errors);
         }
-        Ok(Self { config, not_built, unusable, launches, warnings })
+        Ok(Self { config, unusable, launches, warnings })
     }
 
     /// What a reload from `old` to this one does with each channel; from `None`, the start. A secret whose value changed

@@ -39,7 +39,7 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> Outcome {
                 output::complain(&line(problem));
             }
             systemd::print(&mut out, config, &loaded)?;
-            verdict(&loaded, &certificates(&loaded))
+            verdict(&certificates(&loaded))
         }
         Ok(loaded) => {
             let certificates = certificates(&loaded);
@@ -56,7 +56,7 @@ pub(super) fn run(config: &Path, arguments: &Arguments) -> Outcome {
             if let Some(looked) = looked.as_ref().filter(|_| !arguments.json) {
                 probe::print(&mut out, looked)?;
             }
-            verdict(&loaded, &certificates)?;
+            verdict(&certificates)?;
             looked.map_or(Ok(()), |looked| probe::verdict(&looked))
         }
         Err(problems) => {
@@ -107,9 +107,8 @@ fn certificates(loaded: &Loaded) -> Vec<Certificates> {
     found
 }
 
-/// A file that loads starts nothing that is not built, nor a channel whose certificates cannot be used: that is an error
-/// to whoever relies on it.
-fn verdict(loaded: &Loaded, certificates: &[Certificates]) -> Outcome {
+/// A channel whose certificates cannot be used does not start: that is an error to whoever relies on it.
+fn verdict(certificates: &[Certificates]) -> Outcome {
     let unusable = certificates.iter().find(|found| found.severity == config::Severity::Error);
     if let Some(found) = unusable {
         let channel = &found.channel;
@@ -117,18 +116,7 @@ fn verdict(loaded: &Loaded, certificates: &[Certificates]) -> Outcome {
             "does not start with its certificates as they are: {channel}"
         )));
     }
-    if loaded.not_built.is_empty() {
-        return Ok(());
-    }
-    let mut channels: Vec<&str> =
-        loaded.not_built.iter().filter_map(|found| found.channel.as_deref()).collect();
-    channels.dedup();
-    let what = if loaded.not_built.iter().any(|found| found.channel.is_none()) {
-        "the server does not start with what is not built yet".to_owned()
-    } else {
-        format!("does not start with what is not built yet: {}", channels.join(", "))
-    };
-    Err(Fail::Configuration(what))
+    Ok(())
 }
 
 /// Channels that do not run any more, with messages that wait.
@@ -166,9 +154,6 @@ fn print(out: &mut impl Write, loaded: &Loaded, certificates: &[Certificates]) -
         let prefix = if *severity == config::Severity::Error { "" } else { "warning: " };
         writeln!(out, "{prefix}{channel}: {what}")?;
     }
-    for found in &loaded.not_built {
-        writeln!(out, "{}", line(&found.problem))?;
-    }
     let channels = &loaded.config.channels;
     let enabled = channels.iter().filter(|channel| channel.enabled).count();
     let version = loaded.config.service.config_version.as_deref();
@@ -203,18 +188,9 @@ fn print_json(
     certificates: &[Certificates],
     looked: Option<&[probe::Looked]>,
 ) -> io::Result<()> {
-    let not_built = loaded.map(|loaded| &loaded.not_built[..]).unwrap_or_default();
     let mut object = serde_json::json!({
         "loads": loaded.is_some(),
         "problems": problems.iter().map(object).collect::<Vec<_>>(),
-        "not_built": not_built
-            .iter()
-            .map(|found| {
-                let mut object = object(&found.problem);
-                object["channel"] = found.channel.as_deref().into();
-                object
-            })
-            .collect::<Vec<_>>(),
         "certificates": certificates
             .iter()
             .map(|found| {

@@ -120,7 +120,6 @@ fn disabled_parts_are_checked_and_left_out() {
     let c = &loaded.config.channels[0];
     assert!(c.local_archive.is_none() && c.resend.is_none());
     assert_eq!(c.drop_folders.len(), 1);
-    assert!(loaded.not_built.is_empty());
 }
 
 #[test]
@@ -173,7 +172,6 @@ channels: [{name: a, port: 20001}]
     assert_eq!(alerts[0].action, AlertAction::Command(vec!["/usr/bin/page".into(), "oncall".into()]));
     assert_eq!(alerts[1].limit, Some(5 << 30));
     assert_eq!(alerts[2].action, AlertAction::Command(vec!["/usr/bin/page".into(), "on call".into()]));
-    assert_eq!(loaded.not_built, []);
 }
 
 #[test]
@@ -288,27 +286,7 @@ channels: [{name: a, port: 20001}]
 }
 
 #[test]
-fn what_is_not_built_is_named_with_its_place() {
-    let service = "\
-user: hl7
-group: hl7
-";
-    let text = format!("{service}{}", channel(""));
-    let missing = loaded(&text).not_built;
-    let of = |channel: Option<&str>| -> Vec<String> {
-        let these = missing.iter().filter(|m| m.channel.as_deref() == channel);
-        these.map(|m| m.problem.key_path.replace("channels[1].", "")).collect()
-    };
-    assert_eq!(of(None), ["user", "group"]);
-    assert_eq!(of(Some("a")), Vec::<String>::new());
-    assert!(missing[0].problem.to_string().ends_with(
-        ":1:7: user: not built yet: workers under another user; take it out or wait for a later version"
-    ));
-    assert!(missing.iter().all(|m| m.problem.line > 0));
-}
-
-#[test]
-fn what_is_built_is_not_in_the_list() {
+fn everything_may_be_set_at_once() {
     let keys = "\
 ack: processed
 on_undecodable: refuse
@@ -350,7 +328,7 @@ solr_segments: [PID]
     let service = "store_solr: true\ncreate_credentials: true\nsolr_servers: [{name: s}]\ndfapi: {}\n\
         debug_mode: true\ndebug_values: true\nlog_format: json\nalerts: [{name: x, when: down, command: /x}]\n";
     let text = format!("{service}{}", channel(keys));
-    assert_eq!(loaded(&text).not_built, []);
+    assert_eq!(loaded(&text).config.channels.len(), 1);
 }
 
 #[test]

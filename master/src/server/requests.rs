@@ -245,9 +245,6 @@ impl Server {
         for warning in &self.wanted.warnings {
             log::warn!("{warning}");
         }
-        for (channel, problem) in &self.wanted.not_built {
-            log::error!("{channel}: not started: {problem}");
-        }
         let service = &self.wanted.config.service;
         self.slots.set_limit(service.max_tasks);
         let addresses: BTreeSet<_> = self.wanted.launches.values().map(|launch| launch.address).collect();
@@ -311,14 +308,13 @@ impl Server {
         let view = self.supervisor.view(name);
         let note = self.notes.get(name);
         let worker = view.and_then(|view| self.workers.get(&view.state.worker()?));
-        let (state, problem) = match (view, self.wanted.not_built.get(name)) {
-            (Some(view), _) => (status::shown(view.state), note.and_then(|note| note.problem.clone())),
-            (None, Some(problem)) => (ChannelState::Notbuilt, Some(problem.clone())),
-            (None, None) if self.wanted.unusable.contains_key(name) => {
+        let (state, problem) = match view {
+            Some(view) => (status::shown(view.state), note.and_then(|note| note.problem.clone())),
+            None if self.wanted.unusable.contains_key(name) => {
                 (ChannelState::Disabled, self.wanted.unusable[name].first().cloned())
             }
-            (None, None) if self.wanted.config.channel(name).is_some() => (ChannelState::Off, None),
-            (None, None) => {
+            None if self.wanted.config.channel(name).is_some() => (ChannelState::Off, None),
+            None => {
                 let path = self.wanted.config.service.state_path.join(name).join("journal");
                 let problem =
                     format!("not in the configuration; its journal stays in \"{}\"", path.display());

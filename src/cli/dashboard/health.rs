@@ -58,8 +58,7 @@ pub(in crate::cli) fn trouble(channel: &ChannelStatus) -> Option<String> {
         | ChannelState::Draining
         | ChannelState::Killed
         | ChannelState::Backoff
-        | ChannelState::Disabled
-        | ChannelState::Notbuilt => channel.state.name(),
+        | ChannelState::Disabled => channel.state.name(),
     };
     match &channel.problem {
         Some(problem) => Some(format!("{state}: {problem}")),

@@ -6,7 +6,7 @@
 use super::board::Sight;
 use super::health::{self, Health};
 use link::Histogram;
-use master::control::{ChannelState, ChannelStatus};
+use master::control::ChannelStatus;
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
@@ -159,11 +159,7 @@ impl Families<'_> {
         let name = "hl7server_channel_state";
         self.out.family(name, "gauge", "1 for the state that the channel is in.");
         for channel in self.channels {
-            // A name with a blank cannot be written after state= without quotes in too many tools.
-            let state = match channel.state {
-                ChannelState::Notbuilt => "not_built",
-                state => state.name(),
-            };
+            let state = channel.state.name();
             self.out.sample(name, &[("channel", &channel.name), ("state", state)], 1);
         }
     }
