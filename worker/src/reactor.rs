@@ -51,7 +51,7 @@ const FIRST_CONNECTION: usize = 16;
 /// Bytes read from one connection before the others have their turn.
 const TURN_BYTES_MAX: usize = 256 * 1024;
 /// What is read at once.
-const READ_BYTES: usize = 64 * 1024;
+const READ_BYTES: usize = 256 * 1024;
 /// Connections accepted in one turn.
 const ACCEPTS_MAX: usize = 64;
 /// How long accepting pauses when the process has no descriptor left.
