@@ -263,3 +263,57 @@ fn look_ups_merges_and_failures_on_sqlite() {
     server.stop();
     assert!(Path::new(&file).exists());
 }
+
+/// Figures, not a test: `cargo build --release -p db --example inserts`, then
+/// `cargo test --release --test database -- --ignored --nocapture`.
+#[test]
+#[ignore = "measures"]
+fn inserts_a_second_beside_a_bare_client() {
+    const MESSAGES: u32 = 4_000;
+    const PATIENTS: u32 = 200;
+    for engine in [Some(Engine::MariaDb), Some(Engine::PostgreSql), None] {
+        let database = engine.map(|engine| DatabaseServer::start(engine, Mode::default()));
+        for tasks in [1, 4, 16] {
+            let mut site = Site::new();
+            let port = site.port();
+            let keys = match (&database, engine) {
+                (Some(database), Some(engine)) => server_keys(engine, database.port),
+                _ => json!({"driver": "SQLite", "database": site.path("rows.sqlite").to_str().unwrap()}),
+            };
+            let mut adt_channel = channel(&site, "adt", port, keys);
+            adt_channel["tasks"] = json!(tasks);
+            adt_channel["duplicates"] = json!("process");
+            adt_channel["local_archive"] = Value::Null;
+            site.configure(json!({"channels": [adt_channel]}));
+            let server = start(&site);
+            let paths: Vec<String> = (0..PATIENTS).map(|n| site.text(&format!("{n}.hl7"))).collect();
+            for (n, path) in paths.iter().enumerate() {
+                std::fs::write(path, adt(&format!("C{n}"), &format!("P{n}"))).unwrap();
+            }
+            let (to, repeat) = (format!("127.0.0.1:{port}"), (MESSAGES / PATIENTS).to_string());
+            let mut arguments: Vec<&str> = vec!["send"];
+            arguments.extend(paths.iter().map(String::as_str));
+            arguments.extend(["--to", &to, "--repeat", &repeat, "--connections", "16"]);
+            let began = Instant::now();
+            let ran = site.run(&arguments);
+            assert_eq!(ran.code, Some(0), "{ran:#?}");
+            within(Duration::from_secs(300), "every row", || {
+                (server.channel("adt")["delivered"].as_u64() >= Some(u64::from(MESSAGES))).then_some(())
+            });
+            let rate = f64::from(MESSAGES) / began.elapsed().as_secs_f64();
+            println!("{engine:?} tasks={tasks} through the server, receiving included: {rate:.0} inserts/s");
+            if tasks == 16 {
+                let example = Path::new(env!("CARGO_BIN_EXE_hl7server")).with_file_name("examples/inserts");
+                let bare = std::process::Command::new(example)
+                    .arg(site.path("hl7server.yaml"))
+                    .arg("2")
+                    .env("DB_TOKEN", PASSWORD)
+                    .output();
+                match bare {
+                    Ok(bare) => print!("{}", String::from_utf8_lossy(&bare.stdout)),
+                    Err(error) => println!("no bare client: {error}"),
+                }
+            }
+        }
+    }
+}
