@@ -520,9 +520,9 @@ fn yaml_bombs_and_includes_of_pipes_cycles_and_huge_files_are_refused_at_once() 
 #[test]
 fn a_pattern_that_backtracks_without_end_fails_its_message_and_holds_nobody_up() {
     let mut site = Site::new();
-    let keys = json!({"mapping": {"name": "PID.1.5.1"}, "custom_regex": {"name": "(?=(a+)+b)a"}});
+    let keys = json!({"mapping": {"name": "PID.1.5.1"}, "custom_regex": {"name": "(a+)+\\1b"}});
     let (port, server) = one_channel(&mut site, &keys);
-    let hostile = String::from_utf8(adt("M1", "P1")).unwrap().replace("Musterfrau", &"a".repeat(50_000));
+    let hostile = String::from_utf8(adt("M1", "P1")).unwrap().replace("Musterfrau", &"a".repeat(20_000));
     accepted(port, hostile.as_bytes(), "M1");
     for n in 2..12 {
         accepted(port, &adt(&format!("M{n}"), &format!("P{n}")), &format!("M{n}"));

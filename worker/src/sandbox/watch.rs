@@ -85,8 +85,8 @@ impl Watch {
         self.look();
     }
 
-    /// Whether a path is out of reach for this worker alone: then no failure that it meets is final. The worker is told to
-    /// drain, once; it exits 75, and the next one has fresh rules. The master's back-off bounds how often.
+    /// Whether a path is out of reach for this worker alone: then no failure that it meets is final. The worker drains soon
+    /// and exits 75, and the next one has fresh rules. The master's back-off bounds how often.
     pub fn look(&self) -> bool {
         if self.is_outdated() {
             return true;
@@ -97,15 +97,11 @@ impl Watch {
             log::warn!(
                 "{path:?} is another than when this worker's sandbox was made: a fresh worker takes over"
             );
-            let us = rustix::process::getpid();
-            if let Err(error) = rustix::process::kill_process(us, rustix::process::Signal::TERM) {
-                log::error!("the worker could not tell itself to drain: {error}");
-            }
         }
         true
     }
 
-    /// Whether the worker drains for that reason.
+    /// What was found when last looked.
     pub fn is_outdated(&self) -> bool {
         self.outdated.load(Relaxed)
     }
