@@ -144,6 +144,8 @@ struct Turn<'r> {
     denied_log: RateLimit<Denied>,
     tls_log: RateLimit<&'static str>,
     contacts: Contacts,
+    /// The sandbox was found too narrow by the last report.
+    is_outdated: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -190,6 +192,7 @@ impl Reactor {
             denied_log: RateLimit::default(),
             tls_log: RateLimit::default(),
             contacts: Contacts::default(),
+            is_outdated: false,
             r: &mut self,
         };
         turn.look_for_room();

@@ -58,12 +58,18 @@ impl Delivery {
         now_us: i64,
     ) -> Outcome {
         let id = worked.task.id;
+        if self.sandbox.watch.look() {
+            // What failed here need not fail there.
+            let decisions = self.stays(worked, left, now_us, "a fresh worker takes over");
+            self.dispatcher.reopen(worked.task.ticket, decisions);
+            return Outcome::Waiting;
+        }
         let outcome = if self.is_ours(worked) { Outcome::Failed } else { Outcome::Returned };
         if outcome == Outcome::Returned {
             outcomes.returned.push(self.give_back(worked, failed, left, now_us));
         } else if let Err(error) = self.fail(worked, failed, left, now_us) {
             log::error!("id={id} could not be put into the failed folder: {}", crate::files::plain(&error));
-            let decisions = self.not_even_failed(worked, left, now_us);
+            let decisions = self.stays(worked, left, now_us, "the failed folder could not be written");
             self.dispatcher.reopen(worked.task.ticket, decisions);
             return Outcome::Waiting;
         } else {
@@ -125,8 +131,8 @@ impl Delivery {
         Ok(())
     }
 
-    /// The failed folder cannot be written either (the disk is full): the message stays in the queue as it is.
-    fn not_even_failed(&self, worked: &Worked, left: StepSet, now_us: i64) -> Vec<Decision> {
+    /// It is not put away after all (the disk of the failed folder is full, too): it stays in the queue as it is.
+    fn stays(&self, worked: &Worked, left: StepSet, now_us: i64, why: &str) -> Vec<Decision> {
         let attempt = worked.task.attempts + 1;
         let until_us = now_us + crate::retry::wait_us(&self.settings.channel.retry, attempt, 0);
         let wait = |place: usize| {
@@ -135,7 +141,7 @@ impl Delivery {
                 attempt,
                 until_us,
                 since_us: now_us,
-                reason: "the failed folder could not be written".into(),
+                reason: why.into(),
                 target_down: false,
             })
         };

@@ -135,6 +135,15 @@ impl Turn<'_> {
         let status = self.status();
         self.tell(&Report::Status(Box::new(status)));
         self.tell_contacts(now_ms, false);
+        self.make_way(now_ms);
+    }
+
+    /// A sandbox that has become too narrow: the next worker has another. Not at once, so that whoever asked for what found
+    /// it out, a retry by hand, is answered before.
+    fn make_way(&mut self, now_ms: u64) {
+        if std::mem::replace(&mut self.is_outdated, self.r.sandbox.watch.is_outdated()) {
+            self.drain(Duration::from_secs(30), now_ms);
+        }
     }
 
     /// Who connected or was refused, for the audit.

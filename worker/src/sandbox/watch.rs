@@ -2,7 +2,7 @@
 
 use super::Opened;
 use super::reach::Reach;
-use rustix::fs::Stat;
+use rustix::fs::{Access, Stat};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -10,9 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 /// Time between two looks: steps may fail by the thousand.
-const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
-/// A folder that could be neither opened nor made, for a cause that nothing here shows (a full disk, a server's word), is
-/// given another chance after that long.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// A folder that could be neither opened nor made, for a cause that nothing here shows (a server's word), is given another
+/// chance after that long.
 const MISSING_PATIENCE: Duration = Duration::from_secs(600);
 
 /// The paths of the rules, with what stood there. Empty where there are no rules.
@@ -46,12 +46,14 @@ struct Identity {
     inode: u64,
 }
 
-/// The same, and who may use it.
+/// The same, and whether something could be made there.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Standing {
     identity: Identity,
     mode: u32,
     owner: (u32, u32),
+    is_writable: bool,
+    has_room: bool,
 }
 
 impl Watch {
@@ -71,30 +73,35 @@ impl Watch {
         Watch { paths: writable.chain(readable).collect(), ..Watch::default() }
     }
 
-    /// To be called when a step has failed. Where a path is out of reach for this worker alone, the worker is told to
-    /// drain, once; it exits 75 then, and the next one has fresh rules. The master's back-off bounds how often.
+    /// To be called when a step is to be tried again; looks at the paths now and then.
     pub fn after_fault(&self) {
         {
             let mut looked = self.looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if self.outdated.load(Relaxed) || looked.is_some_and(|at| at.elapsed() < BETWEEN_LOOKS) {
+            if looked.is_some_and(|at| at.elapsed() < BETWEEN_LOOKS) {
                 return;
             }
             *looked = Some(Instant::now());
         }
-        let Some(watched) = self.paths.iter().find(|watched| watched.is_outdated()) else { return };
+        self.look();
+    }
+
+    /// Whether a path is out of reach for this worker alone: then no failure that it meets is final. The worker drains soon
+    /// and exits 75, and the next one has fresh rules. The master's back-off bounds how often.
+    pub fn look(&self) -> bool {
+        if self.is_outdated() {
+            return true;
+        }
+        let Some(watched) = self.paths.iter().find(|watched| watched.is_outdated()) else { return false };
         if !self.outdated.swap(true, Relaxed) {
             let path = &watched.path;
             log::warn!(
                 "{path:?} is another than when this worker's sandbox was made: a fresh worker takes over"
             );
-            let us = rustix::process::getpid();
-            if let Err(error) = rustix::process::kill_process(us, rustix::process::Signal::TERM) {
-                log::error!("the worker could not tell itself to drain: {error}");
-            }
         }
+        true
     }
 
-    /// Whether the worker drains for that reason.
+    /// What was found when last looked.
     pub fn is_outdated(&self) -> bool {
         self.outdated.load(Relaxed)
     }
@@ -123,11 +130,17 @@ fn no_folder(path: &Path) -> Had {
 fn nearest_to(path: &Path) -> (PathBuf, Option<Standing>) {
     for above in path.ancestors() {
         if let Ok(stat) = rustix::fs::stat(above) {
-            let owner = (stat.st_uid, stat.st_gid);
-            return (
-                above.to_owned(),
-                Some(Standing { identity: identity(&stat), mode: stat.st_mode, owner }),
-            );
+            let standing = Standing {
+                identity: identity(&stat),
+                mode: stat.st_mode,
+                owner: (stat.st_uid, stat.st_gid),
+                // Neither question is answered by the sandbox: they are the file system's and its permissions'.
+                is_writable: rustix::fs::access(above, Access::WRITE_OK).is_ok(),
+                // Some file systems count no files.
+                has_room: rustix::fs::statvfs(above)
+                    .is_ok_and(|s| s.f_bavail > 0 && (s.f_files == 0 || s.f_ffree > 0)),
+            };
+            return (above.to_owned(), Some(standing));
         }
     }
     (path.to_owned(), None)
