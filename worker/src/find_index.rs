@@ -35,6 +35,9 @@ const QUEUED_MAX: usize = 100_000;
 const LINGER: Duration = Duration::from_millis(200);
 /// After a fault of the disk the index is opened anew that much later.
 const RETRY_AFTER: Duration = Duration::from_secs(10);
+/// Without a message the index is opened that long after the start: five hundred workers that start together have better
+/// things to do.
+const SETTLED_AFTER: Duration = Duration::from_millis(if cfg!(test) { 10 } else { 5_000 });
 /// How often rows are pruned.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 /// A worker that ended without a word may have left out what ended in its last moments: receipts up to that long before
@@ -211,6 +214,7 @@ impl Indexer {
                 sweep: None,
                 sweep_until_us: clock::system_us(),
                 retry_at: Instant::now(),
+                has_settled: false,
                 down: false,
                 indexer: self,
             };
@@ -241,6 +245,7 @@ struct Run {
     /// What came later is noted; unless notes were let go.
     sweep_until_us: i64,
     retry_at: Instant,
+    has_settled: bool,
     /// A fault was logged and not yet that it is over.
     down: bool,
 }
@@ -250,6 +255,7 @@ impl Run {
         let mut prune_at = Instant::now();
         loop {
             let (notes, let_go_us, stopping) = self.take();
+            self.has_settled = true;
             if let Some(Err(gone)) = self.store.as_ref().map(Store::check_in_place) {
                 self.fail(&gone);
             }
@@ -270,6 +276,7 @@ impl Run {
     /// What has queued, once something has and more had time to, or there is something else to do.
     fn take(&self) -> (Vec<Note>, Option<i64>, bool) {
         let idle = match &self.store {
+            None if !self.has_settled => SETTLED_AFTER,
             None => self.retry_at.saturating_duration_since(Instant::now()),
             Some(store) if store.sweep_since_us().is_some() => Duration::ZERO,
             Some(_) => PRUNE_EVERY,
