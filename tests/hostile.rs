@@ -178,7 +178,8 @@ fn sql_in_a_value_is_a_value_and_in_a_configured_name_an_error() {
     let mut rows: Vec<String> =
         statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
     let mut expected: Vec<String> = hostile.iter().map(|name| (*name).to_owned()).collect();
-    (rows.sort(), expected.sort());
+    rows.sort();
+    expected.sort();
     assert_eq!(rows, expected);
 
     let good = fs::read_to_string(site.config()).unwrap();
