@@ -1,6 +1,8 @@
 //! The parts of the Debian package that can be looked at without building it: units, configuration, scripts, licences.
 //! `make deb-test` builds it and tries it in a Debian root under a systemd of its own.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use config::{Mode, Severity};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

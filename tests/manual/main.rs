@@ -5,6 +5,8 @@
 //! of a channel, `file` a whole file. It loads without a warning; `warned` and `wrong` ones do not, and the block after
 //! them holds what is said, line by line.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod commands;
 mod facts;
 mod reference;
