@@ -301,7 +301,7 @@ fn inserts_a_second_beside_a_bare_client() {
                 (server.channel("adt")["delivered"].as_u64() >= Some(u64::from(MESSAGES))).then_some(())
             });
             let rate = f64::from(MESSAGES) / began.elapsed().as_secs_f64();
-            println!("{engine:?} tasks={tasks} through the server, receiving included: {rate:.0} inserts/s");
+            eprintln!("{engine:?} tasks={tasks} through the server, receiving included: {rate:.0} inserts/s");
             if tasks == 16 {
                 let example = Path::new(env!("CARGO_BIN_EXE_hl7server")).with_file_name("examples/inserts");
                 let bare = std::process::Command::new(example)
@@ -310,8 +310,8 @@ fn inserts_a_second_beside_a_bare_client() {
                     .env("DB_TOKEN", PASSWORD)
                     .output();
                 match bare {
-                    Ok(bare) => print!("{}", String::from_utf8_lossy(&bare.stdout)),
-                    Err(error) => println!("no bare client: {error}"),
+                    Ok(bare) => eprint!("{}", String::from_utf8_lossy(&bare.stdout)),
+                    Err(error) => eprintln!("no bare client: {error}"),
                 }
             }
         }
