@@ -24,9 +24,11 @@ impl Notify {
         self.watchdog
     }
 
-    /// Every enabled channel listens, or could not; also after a reload.
-    pub(crate) fn ready(&self) {
+    /// Every enabled channel listens, or could not; also after a reload. What STATUS said before is said anew: systemd
+    /// may show an older one.
+    pub(crate) fn ready(&mut self) {
         send(&[NotifyState::Ready]);
+        self.status.clear();
     }
 
     /// The file is being loaded.
