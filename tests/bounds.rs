@@ -19,6 +19,20 @@ use support::{ANSWER, PATIENCE, Server, Site, skip, wait_files, within};
 /// Long enough for an answer that must not come to have come.
 const QUIET: Duration = Duration::from_millis(700);
 
+/// The folder of a day, which is the same every day here.
+const DAY: &str = "day";
+
+/// Puts a file where the archive's day folder would be. The archive's root is there: one that comes later is for a
+/// worker that starts then, since the sandbox of this one knows only what it saw.
+fn clog(site: &Site) {
+    fs::create_dir_all(site.path("archive/adt")).unwrap();
+    fs::write(site.path("archive/adt").join(DAY), b"in the way").unwrap();
+}
+
+fn unclog(site: &Site) {
+    fs::remove_file(site.path("archive/adt").join(DAY)).unwrap();
+}
+
 fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
@@ -197,9 +211,9 @@ fn reading_stops_at_64_unanswered_messages_of_a_connection() {
     channel["ack"] = json!("processed");
     channel["answer_timeout"] = json!(600);
     channel["max_connections_per_address"] = json!(200);
+    channel["local_archive"]["format"] = json!(DAY);
     site.configure(json!({"channels": [channel]}));
-    fs::create_dir(site.path("archive")).unwrap();
-    fs::write(site.path("archive/adt"), b"in the way").unwrap();
+    clog(&site);
     let server = site.start();
     let mut peer = Peer::connect(port);
     let sender = std::thread::spawn(move || {
@@ -213,7 +227,7 @@ fn reading_stops_at_64_unanswered_messages_of_a_connection() {
     std::thread::sleep(Duration::from_millis(1500));
     let received = server.count("adt", "received");
     assert!((64..80).contains(&received), "{received} messages were read");
-    fs::remove_file(site.path("archive/adt")).unwrap();
+    unclog(&site);
     let mut peer = sender.join().unwrap();
     for n in 0..200 {
         peer.acknowledgment().accepts(format!("N{n}").as_bytes());
@@ -408,7 +422,7 @@ fn at_max_backlog_reading_stops_and_goes_on_when_messages_are_delivered() {
     // What one turn had read already may come on top.
     assert!((5..15).contains(&taken), "reading stopped after {taken} messages");
     assert!(server.count("adt", "waiting") >= 5);
-    fs::remove_file(site.path("archive/adt")).unwrap();
+    unclog(&site);
     peer.acknowledgment().accepts(format!("N{taken}").as_bytes());
     peer.exchange(&adt("AFTER", "P1")).accepts(b"AFTER");
     wait_files(&site.path("archive/adt"), ".hl7", taken + 2);
@@ -430,7 +444,7 @@ fn at_max_backlog_for_30_seconds_a_sender_is_closed_without_an_answer() {
     };
     assert_eq!(peer.receive(Duration::from_secs(40)), Reply::Closed);
     assert!(begun.elapsed() > Duration::from_secs(20), "closed after {:?}", begun.elapsed());
-    fs::remove_file(site.path("archive/adt")).unwrap();
+    unclog(&site);
     // Its sender still has the message, and comes again.
     within(PATIENCE, "it is taken again", || {
         is_served(Peer::try_connect(port), &format!("N{sent}")).then_some(())
@@ -444,9 +458,9 @@ fn clogged(backlog: usize) -> (Site, Server, u16) {
     let port = site.port();
     let mut channel = site.store_channel("adt", port);
     channel["max_backlog"] = json!(backlog);
+    channel["local_archive"]["format"] = json!(DAY);
     site.configure(json!({"channels": [channel]}));
-    fs::create_dir(site.path("archive")).unwrap();
-    fs::write(site.path("archive/adt"), b"in the way").unwrap();
+    clog(&site);
     let server = site.start();
     (site, server, port)
 }
@@ -460,9 +474,9 @@ fn idle_timeout_spares_whoever_is_inside_a_frame_or_waits_for_an_answer() {
     let mut channel = site.store_channel("adt", port);
     channel["idle_timeout"] = json!(1);
     channel["ack"] = json!("processed");
+    channel["local_archive"]["format"] = json!(DAY);
     site.configure(json!({"channels": [channel]}));
-    fs::create_dir(site.path("archive")).unwrap();
-    fs::write(site.path("archive/adt"), b"in the way").unwrap();
+    clog(&site);
     let _server = site.start();
     let (mut inside, mut waits, mut idle) = (Peer::connect(port), Peer::connect(port), Peer::connect(port));
     let whole = frame(&adt("INSIDE", "P1"));
@@ -470,7 +484,7 @@ fn idle_timeout_spares_whoever_is_inside_a_frame_or_waits_for_an_answer() {
     waits.send(&adt("WAITS", "P2"));
     idle.expect_close(ANSWER);
     inside.expect_silence(Duration::from_millis(1500));
-    fs::remove_file(site.path("archive/adt")).unwrap();
+    unclog(&site);
     waits.acknowledgment().accepts(b"WAITS");
     inside.send_raw(&whole[20..]).unwrap();
     inside.acknowledgment().accepts(b"INSIDE");

@@ -50,8 +50,10 @@ const FIRST_CONNECTION: usize = 16;
 
 /// Bytes read from one connection before the others have their turn.
 const TURN_BYTES_MAX: usize = 256 * 1024;
-/// What is read at once.
-const READ_BYTES: usize = 256 * 1024;
+/// What is read at once: small, so that little comes on top where reading has to stop…
+const READ_BYTES: usize = 64 * 1024;
+/// …but inside a frame that is large already.
+const READ_BYTES_MAX: usize = 256 * 1024;
 /// Connections accepted in one turn.
 const ACCEPTS_MAX: usize = 64;
 /// How long accepting pauses when the process has no descriptor left.
@@ -178,7 +180,7 @@ impl Reactor {
             answer_timeout_ms: self.settings.channel.answer_timeout.as_millis() as u64,
             unflushed: 0,
             unflushed_bytes: 0,
-            scratch: vec![0; READ_BYTES],
+            scratch: vec![0; READ_BYTES_MAX],
             events: Vec::new(),
             draining: None,
             closed_for_room: false,

@@ -113,7 +113,7 @@ fn a_secret_that_nothing_enabled_needs_is_never_an_error() {
         SECRETS.replace("port: 20001", "port: 20001\n  enabled: no").replace("true\nsolr", "false\nsolr");
     let files = Files::new(&[("f.yaml", &text)]);
     let loaded = config::load(&files.path("f.yaml"), &|_| false, Mode::Run).unwrap();
-    assert_eq!(loaded.config.channels.len(), 1);
+    assert_eq!(loaded.config.channels.len(), 2);
 }
 
 #[test]

@@ -1,7 +1,9 @@
 //! The reactor's reading side: connections come, bytes come, messages are handed to the committer.
 
 use super::secured::{HANDSHAKE_MS_MAX, HANDSHAKES_MAX};
-use super::{ACCEPT_PAUSE_MS, ACCEPTS_MAX, FIRST_CONNECTION, TURN_BYTES_MAX, Turn};
+use super::{
+    ACCEPT_PAUSE_MS, ACCEPTS_MAX, FIRST_CONNECTION, READ_BYTES, READ_BYTES_MAX, TURN_BYTES_MAX, Turn,
+};
 use crate::batch_answers::{self, Gathering};
 use crate::clock::system_us;
 use crate::committer::{Append, Intake as Stored, IntakeKind, Origin};
@@ -139,7 +141,9 @@ impl Turn<'_> {
         let mut taken = 0;
         while taken < TURN_BYTES_MAX {
             let Some(connection) = self.connections.get(at) else { break };
-            match connection.transport.read(&mut scratch) {
+            let large = connection.session.buffered_bytes() >= READ_BYTES_MAX;
+            let room = if large { READ_BYTES_MAX } else { READ_BYTES };
+            match connection.transport.read(&mut scratch[..room]) {
                 Ok(0) => {
                     connection.readable = false;
                     connection.ended = true;
