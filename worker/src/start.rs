@@ -297,6 +297,8 @@ impl Worker {
         let committing = spawn_vital("committer", || committer.run())?;
         spawn_vital("filler", move || fill(&filler))?;
         spawn_vital("desk", || desk.run())?;
+        let sandbox = Arc::clone(&delivery.sandbox);
+        spawn_vital("sandbox", move || sandbox.watch.run())?;
         let pools = delivery.plan.pools().iter().enumerate();
         let threads = pools.flat_map(|(at, pool)| (0..pool.threads).map(move |_| (at, pool.name.clone())));
         for (thread, (pool, name)) in threads.enumerate() {

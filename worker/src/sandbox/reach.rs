@@ -10,8 +10,9 @@ const DNS_PORT: u16 = 53;
 
 /// What every worker reads: time zones, certificate authorities, and what the C library's resolver goes by and loads.
 /// Of `/etc` no more than these: the configuration, private keys and passwords are there too.
-const READABLE: [&str; 28] = [
+const READABLE: [&str; 29] = [
     "/dev/null",
+    "/dev/urandom",
     "/etc/gai.conf",
     "/etc/host.conf",
     "/etc/hostname",

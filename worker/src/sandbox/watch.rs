@@ -5,12 +5,15 @@ use super::reach::Reach;
 use rustix::fs::{Access, Stat};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Time between two looks: steps may fail by the thousand.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(5);
+/// How long a message that is about to fail waits for a look, on a busy machine. Where the look hangs, the message fails as
+/// it would have.
+const ANSWER_WITHIN: Duration = Duration::from_millis(500);
 /// A folder that could be neither opened nor made, for a cause that nothing here shows (a server's word), is given another
 /// chance after that long.
 const MISSING_PATIENCE: Duration = Duration::from_secs(600);
@@ -19,8 +22,18 @@ const MISSING_PATIENCE: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub struct Watch {
     paths: Vec<Watched>,
-    looked: Mutex<Option<Instant>>,
     outdated: AtomicBool,
+    looks: Mutex<Looks>,
+    asked: Condvar,
+    told: Condvar,
+}
+
+/// Numbers of looks: the last that was asked for, and the last that is over; and since when one is on its way.
+#[derive(Debug, Default)]
+struct Looks {
+    wanted: u64,
+    done: u64,
+    began: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -31,7 +44,8 @@ struct Watched {
 
 #[derive(Debug)]
 enum Had {
-    /// A rule for the file or folder that stood there.
+    /// A rule for the file or folder that stood there. Its number is given to no other as long as the rule is in force: the
+    /// kernel's rule holds it, and, unlike an open descriptor of ours, keeps nobody from unmounting what it is on.
     Rule(Identity),
     /// Nothing to make a rule for; a file that may be read and need not be there.
     Nothing,
@@ -73,32 +87,60 @@ impl Watch {
         Watch { paths: writable.chain(readable).collect(), ..Watch::default() }
     }
 
-    /// To be called when a step is to be tried again; looks at the paths now and then.
+    /// To be called when a step is to be tried again: has the paths looked at, and does not wait for it.
     pub fn after_fault(&self) {
-        {
-            let mut looked = self.looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if looked.is_some_and(|at| at.elapsed() < BETWEEN_LOOKS) {
-                return;
-            }
-            *looked = Some(Instant::now());
-        }
-        self.look();
+        self.ask();
     }
 
     /// Whether a path is out of reach for this worker alone: then no failure that it meets is final. The worker drains soon
     /// and exits 75, and the next one has fresh rules. The master's back-off bounds how often.
     pub fn look(&self) -> bool {
-        if self.is_outdated() {
-            return true;
+        let asked = self.ask();
+        let looks = self.looks();
+        let hangs = looks.began.is_some_and(|began| began.elapsed() >= ANSWER_WITHIN);
+        let is_to_come = |looks: &mut Looks| looks.done < asked && !hangs && !self.is_outdated();
+        drop(self.told.wait_timeout_while(looks, ANSWER_WITHIN, is_to_come));
+        self.is_outdated()
+    }
+
+    /// Looks whenever somebody has asked, for ever. A thread of its own: a path in a dead network file system hangs whoever
+    /// looks at it, and must not hang the steps that have nothing to do with it.
+    pub fn run(&self) {
+        loop {
+            let looks = self.looks();
+            let waiting = self.asked.wait_while(looks, |looks| looks.done == looks.wanted);
+            let mut looks = waiting.unwrap_or_else(PoisonError::into_inner);
+            let wanted = looks.wanted;
+            looks.began = Some(Instant::now());
+            drop(looks);
+            self.examine();
+            let mut looks = self.looks();
+            (looks.done, looks.began) = (wanted, None);
+            drop(looks);
+            self.told.notify_all();
+            std::thread::sleep(BETWEEN_LOOKS);
         }
-        let Some(watched) = self.paths.iter().find(|watched| watched.is_outdated()) else { return false };
+    }
+
+    fn ask(&self) -> u64 {
+        let mut looks = self.looks();
+        looks.wanted += 1;
+        self.asked.notify_one();
+        looks.wanted
+    }
+
+    fn looks(&self) -> MutexGuard<'_, Looks> {
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn examine(&self) {
+        let Some(watched) = self.paths.iter().find(|watched| watched.is_outdated()) else { return };
         if !self.outdated.swap(true, Relaxed) {
             let path = &watched.path;
             log::warn!(
                 "{path:?} is another than when this worker's sandbox was made: a fresh worker takes over"
             );
         }
-        true
     }
 
     /// What was found when last looked.
@@ -182,10 +224,12 @@ mod tests {
         fs::rename(dir.path().join("new"), dir.path().join("known_hosts")).unwrap();
         assert!(is_outdated(&watch));
         let watch = self::watch(dir.path(), &["drop"], &[]);
+        let rule = fs::File::open(dir.path().join("drop")).unwrap();
         fs::remove_dir_all(dir.path().join("drop")).unwrap();
         assert!(is_outdated(&watch));
         fs::create_dir(dir.path().join("drop")).unwrap();
-        assert!(is_outdated(&watch), "the number of the old folder was given to the new one");
+        assert!(is_outdated(&watch));
+        drop(rule);
     }
 
     #[test]
@@ -199,6 +243,25 @@ mod tests {
         assert!(!is_outdated(&watch));
         fs::remove_file(dir.path().join("drop")).unwrap();
         assert!(is_outdated(&watch));
+    }
+
+    #[test]
+    fn whoever_asks_is_answered_by_a_look_that_began_after_and_never_waits_for_one_that_hangs() {
+        let dir = tempfile::tempdir().unwrap();
+        let watch = watch(dir.path(), &[], &["known_hosts"]);
+        let begun = Instant::now();
+        assert!(!watch.look(), "nobody looks");
+        assert!(begun.elapsed() >= ANSWER_WITHIN);
+        watch.looks().began = Some(begun);
+        let begun = Instant::now();
+        assert!(!watch.look(), "one hangs");
+        assert!(begun.elapsed() < ANSWER_WITHIN);
+        let watch = std::sync::Arc::new(self::watch(dir.path(), &[], &["known_hosts"]));
+        let looking = std::sync::Arc::clone(&watch);
+        std::thread::spawn(move || looking.run());
+        assert!(!watch.look());
+        fs::write(dir.path().join("known_hosts"), "a").unwrap();
+        assert!(watch.look());
     }
 
     #[test]
