@@ -35,7 +35,9 @@ impl Processed {
     /// The same with a drop folder that is dead until [`Processed::heal`].
     #[track_caller]
     fn dead(keys: Value) -> Processed {
-        Processed::prepared(keys, |site| fs::write(site.path("drop"), b"in the way").unwrap())
+        let processed = Processed::prepared(keys, |site| fs::create_dir(site.path("drop")).unwrap());
+        processed.kill();
+        processed
     }
 
     #[track_caller]
@@ -63,13 +65,16 @@ impl Processed {
         Peer::connect(self.port)
     }
 
+    /// The folder goes out of the way of a file. It is the same one that comes back: another would be out of the
+    /// worker's sandbox, and the connection would not outlive that.
     fn kill(&self) {
-        fs::remove_dir_all(self.site.path("drop")).unwrap();
+        fs::rename(self.site.path("drop"), self.site.path("aside")).unwrap();
         fs::write(self.site.path("drop"), b"in the way").unwrap();
     }
 
     fn heal(&self) {
         fs::remove_file(self.site.path("drop")).unwrap();
+        fs::rename(self.site.path("aside"), self.site.path("drop")).unwrap();
     }
 
     fn archived(&self) -> Vec<(PathBuf, Vec<u8>)> {
