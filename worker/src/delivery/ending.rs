@@ -12,6 +12,7 @@ use crate::step::stamp::Marked;
 use config::AckMode;
 use hl7::ack::Refusal;
 use hl7::message::Message;
+use journal::{JournalError, OwnedReceived};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -58,14 +59,21 @@ impl Delivery {
         now_us: i64,
     ) -> Outcome {
         let id = worked.task.id;
-        let outcome = if self.is_ours(worked) { Outcome::Failed } else { Outcome::Returned };
+        let received = match self.reader.read(worked.task.location) {
+            Ok(received) => Some(received),
+            // What cannot be read back stays with the journal as a damaged record; the reason says so.
+            Err(error) if is_lost(&error) => None,
+            // Its bytes are there: to be listed without them would be to lose them.
+            Err(error) => return self.waits_on(worked, &error.to_string(), left, now_us),
+        };
+        let outcome = match is_ours(received.as_ref(), self.settings.channel.ack) {
+            true => Outcome::Failed,
+            false => Outcome::Returned,
+        };
         if outcome == Outcome::Returned {
             outcomes.returned.push(self.give_back(worked, failed, left, now_us));
-        } else if let Err(error) = self.fail(worked, failed, left, now_us) {
-            log::error!("id={id} could not be put into the failed folder: {}", crate::files::plain(&error));
-            let decisions = self.not_even_failed(worked, left, now_us);
-            self.dispatcher.reopen(worked.task.ticket, decisions);
-            return Outcome::Waiting;
+        } else if let Err(error) = self.fail(worked, failed, left, received, now_us) {
+            return self.waits_on(worked, &crate::files::plain(&error), left, now_us);
         } else {
             outcomes.failed.push((id, failed.step.clone()));
         }
@@ -73,12 +81,12 @@ impl Delivery {
         outcome
     }
 
-    /// Whether a message that fails is listed here, whatever its sender does: it was told AA, or a person took it over.
-    fn is_ours(&self, worked: &Worked) -> bool {
-        match &worked.received {
-            Some(received) => flags::is_ours(received.flags),
-            None => self.settings.channel.ack == AckMode::Received,
-        }
+    /// It cannot be put away now.
+    fn waits_on(&self, worked: &Worked, error: &str, left: StepSet, now_us: i64) -> Outcome {
+        log::error!("id={} could not be put into the failed folder: {error}", worked.task.id);
+        let decisions = self.not_even_failed(worked, left, now_us);
+        self.dispatcher.reopen(worked.task.ticket, decisions);
+        Outcome::Waiting
     }
 
     /// `ack: processed`: the sender keeps a message that could not be processed.
@@ -102,11 +110,16 @@ impl Delivery {
     }
 
     /// Puts a message into the failed folder.
-    fn fail(&self, worked: &Worked, failed: &FailedStep, left: StepSet, now_us: i64) -> std::io::Result<()> {
+    fn fail(
+        &self,
+        worked: &Worked,
+        failed: &FailedStep,
+        left: StepSet,
+        received: Option<OwnedReceived>,
+        now_us: i64,
+    ) -> std::io::Result<()> {
         let FailedStep { step, reason, attempts, .. } = failed;
         let id = worked.task.id;
-        // What cannot be read back stays with the journal as a damaged record; the reason says so.
-        let received = self.reader.read(worked.task.location).ok();
         let workflow = flags::workflow(received.as_ref().map_or(0, |r| r.flags));
         let done = self.plan.steps_of(workflow).without(left);
         let steps_done = done.places().map(|p| self.plan.name(p).to_owned()).collect();
@@ -207,6 +220,51 @@ impl Delivery {
     }
 }
 
+/// Whether a record will never be read, however often that is tried.
+fn is_lost(error: &JournalError) -> bool {
+    matches!(error, JournalError::Corrupt { .. } | JournalError::Gone { .. })
+}
+
+/// Whether a message that fails is listed here, whatever its sender does: it was told AA, or a person took it over. The
+/// record says so, not what the channel does today; that counts only where the record is lost.
+fn is_ours(received: Option<&OwnedReceived>, ack: AckMode) -> bool {
+    received.map_or(ack == AckMode::Received, |received| flags::is_ours(received.flags))
+}
+
 fn seconds(us: i64) -> f64 {
     us as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use config::Workflow;
+
+    #[test]
+    fn a_message_that_was_told_aa_is_listed_whatever_the_channel_does_today() {
+        let received = |flags| OwnedReceived {
+            id: journal::MessageId::new(1, 0),
+            time_us: 0,
+            utc_offset_s: 0,
+            peer: String::new(),
+            keys: Vec::new(),
+            tag: journal::Tag { identity: [0; 16], content: [0; 16] },
+            flags,
+            order: 1,
+            body: Vec::new(),
+        };
+        let flags = flags::of(Workflow::Store);
+        assert!(is_ours(Some(&received(flags::ours(flags))), AckMode::Processed));
+        assert!(!is_ours(Some(&received(flags)), AckMode::Processed));
+        assert!(is_ours(None, AckMode::Received));
+    }
+
+    #[test]
+    fn only_a_record_that_will_never_be_read_is_listed_without_its_bytes() {
+        let file = "1".to_owned();
+        assert!(is_lost(&JournalError::Corrupt { file, offset: 0, what: "the record's checksum" }));
+        assert!(is_lost(&JournalError::Gone { segment: 1 }));
+        let errors = [JournalError::Io, JournalError::Full];
+        assert!(!errors.map(|of| of(std::io::ErrorKind::OutOfMemory.into())).iter().any(is_lost));
+    }
 }
