@@ -526,7 +526,7 @@ impl State {
                 }
                 // The probe told nothing of the target: another message makes it.
                 Some(StepEnd::NotTried) | None => {
-                    if let Some(breaker) = &mut self.breakers[place].open {
+                    if let Some(breaker) = self.breakers[place].open.as_mut().filter(|b| b.probing) {
                         breaker.probing = false;
                         self.timers.push(Reverse((breaker.probe_at_us, probe_ticket(place))));
                     }

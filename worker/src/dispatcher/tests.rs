@@ -167,7 +167,12 @@ fn a_job_whose_messages_all_find_the_target_down_is_one_attempt() {
         let decisions = d.decide(task, &ends, 0);
         ended(task, ends, decisions)
     });
-    d.report(reports.collect(), 0);
+    let mut reports: Vec<TaskReport> = reports.collect();
+    // What comes behind the first ones is not even tried.
+    reports[10..].iter_mut().for_each(|r| (r.ends, r.decisions) = (vec![(1, StepEnd::NotTried)], Vec::new()));
+    d.report(reports, 0);
+    let probes = d.lock().timers.iter().filter(|t| t.0.1 == state::probe_ticket(1)).count();
+    assert_eq!(probes, 1, "each looks at every message");
     // `retry.first`, not what twenty attempts one after the other would have come to.
     let probe = try_next_of(&d, 1, 1_000_000).expect("probed after the first wait");
     report(&d, &probe[0], vec![(1, down())], 1_000_000);
