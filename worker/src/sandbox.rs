@@ -21,10 +21,10 @@ use landlock::{
 };
 use reach::Reach;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 pub use watch::Watch;
 
@@ -47,6 +47,21 @@ pub struct Sandbox {
     pub level: String,
 }
 
+impl Sandbox {
+    /// To be called when a step has failed: it looks whether a path is out of reach, in a thread of its own, since one of
+    /// them may be in a file system that hangs, and the step need have nothing to do with that.
+    pub fn after_fault(self: &Arc<Self>) {
+        if self.watch.may_look() {
+            let sandbox = Arc::clone(self);
+            let look = move || sandbox.watch.look();
+            // Without a thread the next fault has another try.
+            if std::thread::Builder::new().name("watch".to_owned()).spawn(look).is_err() {
+                self.watch.has_looked();
+            }
+        }
+    }
+}
+
 /// Before a secret is in memory: no core that would hold patient data, no other process of this user may look in, and no
 /// descriptor is there that somebody left open before the master started. What could not be had, for the log.
 pub fn seal() -> Vec<String> {
@@ -67,8 +82,8 @@ pub fn seal() -> Vec<String> {
 pub fn enter(settings: &WorkerSettings, threads: usize) -> Sandbox {
     limit_descriptors(settings, threads);
     let reach = Reach::of(settings);
-    let opened = open(&reach);
-    let watch = Watch::new(&reach, &opened);
+    let (opened, hanging) = open(&reach);
+    let watch = Watch::new(&reach, &opened, &hanging);
     let files = match restrict(&reach, opened) {
         Ok(status) => landlock_level(&status),
         Err(error) => Err(error.to_string()),
@@ -112,9 +127,10 @@ fn landlock_level(status: &RestrictionStatus) -> Result<String, String> {
 /// The paths of the rules, opened.
 type Opened = BTreeMap<PathBuf, PathFd>;
 
-/// Opens what the rules are for. What is not there has no rule; what can be made is made.
-fn open(reach: &Reach) -> Opened {
-    let mut opened = Opened::new();
+/// Opens what the rules are for. What is not there has no rule; what can be made is made. Folders that did not open in
+/// time come beside: whoever looks at one of these may wait for ever.
+fn open(reach: &Reach) -> (Opened, BTreeSet<PathBuf>) {
+    let (mut opened, mut hanging) = (Opened::new(), BTreeSet::new());
     for path in &reach.readable {
         if let Ok(fd) = PathFd::new(path) {
             opened.insert(path.clone(), fd);
@@ -151,10 +167,13 @@ fn open(reach: &Reach) -> Opened {
                 opened.insert(path.clone(), fd);
             }
             Some(Err(why)) => log::warn!("could not open folder {path:?}: {why}; its steps wait"),
-            None => log::warn!("could not open folder {path:?}: its file system hangs; its steps wait"),
+            None => {
+                log::warn!("could not open folder {path:?}: its file system hangs; its steps wait");
+                hanging.insert(path.clone());
+            }
         }
     }
-    opened
+    (opened, hanging)
 }
 
 fn open_folder(path: &Path) -> Result<PathFd, String> {

@@ -30,7 +30,7 @@ impl Delivery {
         self.log_waits(worked, decisions, now_us);
         for decision in decisions {
             if let Decision::Waits(wait) = decision {
-                self.sandbox.watch.after_fault();
+                self.sandbox.after_fault();
                 self.counters.again(usize::from(wait.place));
                 outcomes.waits.push((worked.task.id, wait.clone()));
             }

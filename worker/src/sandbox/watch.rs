@@ -3,9 +3,10 @@
 use super::Opened;
 use super::reach::Reach;
 use rustix::fs::Stat;
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,15 @@ const MISSING_PATIENCE: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub struct Watch {
     paths: Vec<Watched>,
-    looked: Mutex<Option<Instant>>,
+    looks: Mutex<Looks>,
     outdated: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Looks {
+    last: Option<Instant>,
+    /// Somebody is looking, or hangs while he does.
+    under_way: bool,
 }
 
 #[derive(Debug)]
@@ -37,6 +45,8 @@ enum Had {
     Nothing,
     /// A folder that could not be opened, below what was the nearest thing there.
     NoFolder { nearest: PathBuf, stood: Option<Standing>, since: Instant },
+    /// A folder in a file system that hung.
+    Hung,
 }
 
 /// A file or folder, whatever its name.
@@ -55,12 +65,13 @@ struct Standing {
 }
 
 impl Watch {
-    /// Remembers what the rules were made for.
-    pub(super) fn new(reach: &Reach, opened: &Opened) -> Watch {
+    /// Remembers what the rules were made for; what hangs is not looked at.
+    pub(super) fn new(reach: &Reach, opened: &Opened, hanging: &BTreeSet<PathBuf>) -> Watch {
         let watched = |path: &PathBuf, must_be: bool| {
             let rule = opened.get(path).and_then(|fd| rustix::fs::fstat(fd.as_fd()).ok());
             let had = match rule {
                 Some(stat) => Had::Rule(identity(&stat)),
+                None if hanging.contains(path) => Had::Hung,
                 None if must_be => no_folder(path),
                 None => Had::Nothing,
             };
@@ -71,17 +82,34 @@ impl Watch {
         Watch { paths: writable.chain(readable).collect(), ..Watch::default() }
     }
 
-    /// To be called when a step has failed. Where a path is out of reach for this worker alone, the worker is told to
-    /// drain, once; it exits 75 then, and the next one has fresh rules. The master's back-off bounds how often.
-    pub fn after_fault(&self) {
+    /// Whether it is time for a look; then [`Watch::look`] or [`Watch::has_looked`] is to follow.
+    pub(super) fn may_look(&self) -> bool {
+        let mut looks = self.looks();
+        if self.outdated.load(Relaxed)
+            || looks.under_way
+            || looks.last.is_some_and(|at| at.elapsed() < BETWEEN_LOOKS)
         {
-            let mut looked = self.looked.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if self.outdated.load(Relaxed) || looked.is_some_and(|at| at.elapsed() < BETWEEN_LOOKS) {
-                return;
-            }
-            *looked = Some(Instant::now());
+            return false;
         }
-        let Some(watched) = self.paths.iter().find(|watched| watched.is_outdated()) else { return };
+        looks.under_way = true;
+        true
+    }
+
+    /// Nobody looks any more.
+    pub(super) fn has_looked(&self) {
+        *self.looks() = Looks { last: Some(Instant::now()), under_way: false };
+    }
+
+    fn looks(&self) -> MutexGuard<'_, Looks> {
+        self.looks.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Where a path is out of reach for this worker alone, the worker is told to drain, once; it exits 75 then, and the
+    /// next one has fresh rules. The master's back-off bounds how often. May hang where a file system does.
+    pub(super) fn look(&self) {
+        let outdated = self.paths.iter().find(|watched| watched.is_outdated());
+        self.has_looked();
+        let Some(watched) = outdated else { return };
         if !self.outdated.swap(true, Relaxed) {
             let path = &watched.path;
             log::warn!(
@@ -107,6 +135,8 @@ impl Watched {
             // One that is gone, too: this worker could not make it again.
             Had::Rule(had) => now.map_or(true, |now| identity(&now) != *had),
             Had::Nothing => now.is_ok(),
+            // It says something again: there may be a folder.
+            Had::Hung => true,
             Had::NoFolder { nearest, stood, since } => {
                 since.elapsed() > MISSING_PATIENCE || nearest_to(&self.path) != (nearest.clone(), *stood)
             }
@@ -148,7 +178,7 @@ mod tests {
         let reach = Reach { writable: paths(writable), readable: paths(readable), ..Reach::default() };
         let all = reach.writable.iter().chain(&reach.readable);
         let opened = all.filter_map(|p| Some((p.clone(), PathFd::new(p).ok()?))).collect();
-        Watch::new(&reach, &opened)
+        Watch::new(&reach, &opened, &BTreeSet::new())
     }
 
     fn is_outdated(watch: &Watch) -> bool {
@@ -180,7 +210,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("drop"), "in the way").unwrap();
         let reach = Reach { writable: [dir.path().join("drop/deep")].into(), ..Reach::default() };
-        let watch = Watch::new(&reach, &Opened::new());
+        let watch = Watch::new(&reach, &Opened::new(), &BTreeSet::new());
         assert!(!is_outdated(&watch));
         fs::write(dir.path().join("other"), "beside it").unwrap();
         assert!(!is_outdated(&watch));
@@ -194,6 +224,26 @@ mod tests {
         let watch = watch(dir.path(), &[], &["known_hosts"]);
         assert!(!is_outdated(&watch));
         fs::write(dir.path().join("known_hosts"), "a").unwrap();
+        assert!(is_outdated(&watch));
+    }
+
+    #[test]
+    fn while_one_look_hangs_nobody_else_looks() {
+        let watch = Watch::default();
+        assert!(watch.may_look());
+        assert!(!watch.may_look() && !watch.may_look());
+        watch.has_looked();
+        assert!(!watch.may_look(), "steps may fail by the thousand");
+        watch.looks().last = None;
+        assert!(watch.may_look());
+    }
+
+    #[test]
+    fn what_hung_when_the_rules_were_made_is_not_looked_at_then_and_found_once_it_answers() {
+        let folder = PathBuf::from("/proc/self");
+        let reach = Reach { writable: [folder.clone()].into(), ..Reach::default() };
+        let watch = Watch::new(&reach, &Opened::new(), &[folder].into());
+        assert!(matches!(watch.paths[0].had, Had::Hung));
         assert!(is_outdated(&watch));
     }
 }
