@@ -21,7 +21,7 @@ use landlock::{
 };
 use reach::Reach;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
@@ -67,8 +67,8 @@ pub fn seal() -> Vec<String> {
 pub fn enter(settings: &WorkerSettings, threads: usize) -> Sandbox {
     limit_descriptors(settings, threads);
     let reach = Reach::of(settings);
-    let opened = open(&reach);
-    let watch = Watch::new(&reach, &opened);
+    let (opened, hanging) = open(&reach);
+    let watch = Watch::new(&reach, &opened, &hanging);
     let files = match restrict(&reach, opened) {
         Ok(status) => landlock_level(&status),
         Err(error) => Err(error.to_string()),
@@ -112,9 +112,10 @@ fn landlock_level(status: &RestrictionStatus) -> Result<String, String> {
 /// The paths of the rules, opened.
 type Opened = BTreeMap<PathBuf, PathFd>;
 
-/// Opens what the rules are for. What is not there has no rule; what can be made is made.
-fn open(reach: &Reach) -> Opened {
-    let mut opened = Opened::new();
+/// Opens what the rules are for. What is not there has no rule; what can be made is made. Folders that did not open in
+/// time come beside: whoever looks at one of these may wait for ever.
+fn open(reach: &Reach) -> (Opened, BTreeSet<PathBuf>) {
+    let (mut opened, mut hanging) = (Opened::new(), BTreeSet::new());
     for path in &reach.readable {
         if let Ok(fd) = PathFd::new(path) {
             opened.insert(path.clone(), fd);
@@ -151,10 +152,13 @@ fn open(reach: &Reach) -> Opened {
                 opened.insert(path.clone(), fd);
             }
             Some(Err(why)) => log::warn!("could not open folder {path:?}: {why}; its steps wait"),
-            None => log::warn!("could not open folder {path:?}: its file system hangs; its steps wait"),
+            None => {
+                log::warn!("could not open folder {path:?}: its file system hangs; its steps wait");
+                hanging.insert(path.clone());
+            }
         }
     }
-    opened
+    (opened, hanging)
 }
 
 fn open_folder(path: &Path) -> Result<PathFd, String> {

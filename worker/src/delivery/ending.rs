@@ -12,6 +12,7 @@ use crate::step::stamp::Marked;
 use config::AckMode;
 use hl7::ack::Refusal;
 use hl7::message::Message;
+use journal::{JournalError, OwnedReceived};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -60,18 +61,23 @@ impl Delivery {
         let id = worked.task.id;
         if self.sandbox.watch.look() {
             // What failed here need not fail there.
-            let decisions = self.stays(worked, left, now_us, "a fresh worker takes over");
-            self.dispatcher.reopen(worked.task.ticket, decisions);
-            return Outcome::Waiting;
+            return self.waits_on(worked, "a fresh worker takes over", left, now_us);
         }
-        let outcome = if self.is_ours(worked) { Outcome::Failed } else { Outcome::Returned };
+        let received = match self.reader.read(worked.task.location) {
+            Ok(received) => Some(received),
+            // What cannot be read back stays with the journal as a damaged record; the reason says so.
+            Err(error) if is_lost(&error) => None,
+            // Its bytes are there: to be listed without them would be to lose them.
+            Err(error) => return self.cannot_list(worked, &error.to_string(), left, now_us),
+        };
+        let outcome = match is_ours(received.as_ref(), self.settings.channel.ack) {
+            true => Outcome::Failed,
+            false => Outcome::Returned,
+        };
         if outcome == Outcome::Returned {
             outcomes.returned.push(self.give_back(worked, failed, left, now_us));
-        } else if let Err(error) = self.fail(worked, failed, left, now_us) {
-            log::error!("id={id} could not be put into the failed folder: {}", crate::files::plain(&error));
-            let decisions = self.stays(worked, left, now_us, "the failed folder could not be written");
-            self.dispatcher.reopen(worked.task.ticket, decisions);
-            return Outcome::Waiting;
+        } else if let Err(error) = self.fail(worked, failed, left, received, now_us) {
+            return self.cannot_list(worked, &crate::files::plain(&error), left, now_us);
         } else {
             outcomes.failed.push((id, failed.step.clone()));
         }
@@ -79,12 +85,16 @@ impl Delivery {
         outcome
     }
 
-    /// Whether a message that fails is listed here, whatever its sender does: it was told AA, or a person took it over.
-    fn is_ours(&self, worked: &Worked) -> bool {
-        match &worked.received {
-            Some(received) => flags::is_ours(received.flags),
-            None => self.settings.channel.ack == AckMode::Received,
-        }
+    /// The failed folder cannot be written either (the disk is full), or the message not be read.
+    fn cannot_list(&self, worked: &Worked, error: &str, left: StepSet, now_us: i64) -> Outcome {
+        log::error!("id={} could not be put into the failed folder: {error}", worked.task.id);
+        self.waits_on(worked, "the failed folder could not be written", left, now_us)
+    }
+
+    /// It cannot be put away now: it stays in the queue as it is.
+    fn waits_on(&self, worked: &Worked, why: &str, left: StepSet, now_us: i64) -> Outcome {
+        self.dispatcher.reopen(worked.task.ticket, self.stays(worked, left, now_us, why));
+        Outcome::Waiting
     }
 
     /// `ack: processed`: the sender keeps a message that could not be processed.
@@ -108,11 +118,16 @@ impl Delivery {
     }
 
     /// Puts a message into the failed folder.
-    fn fail(&self, worked: &Worked, failed: &FailedStep, left: StepSet, now_us: i64) -> std::io::Result<()> {
+    fn fail(
+        &self,
+        worked: &Worked,
+        failed: &FailedStep,
+        left: StepSet,
+        received: Option<OwnedReceived>,
+        now_us: i64,
+    ) -> std::io::Result<()> {
         let FailedStep { step, reason, attempts, .. } = failed;
         let id = worked.task.id;
-        // What cannot be read back stays with the journal as a damaged record; the reason says so.
-        let received = self.reader.read(worked.task.location).ok();
         let workflow = flags::workflow(received.as_ref().map_or(0, |r| r.flags));
         let done = self.plan.steps_of(workflow).without(left);
         let steps_done = done.places().map(|p| self.plan.name(p).to_owned()).collect();
@@ -213,6 +228,51 @@ impl Delivery {
     }
 }
 
+/// Whether a record will never be read, however often that is tried.
+fn is_lost(error: &JournalError) -> bool {
+    matches!(error, JournalError::Corrupt { .. } | JournalError::Gone { .. })
+}
+
+/// Whether a message that fails is listed here, whatever its sender does: it was told AA, or a person took it over. The
+/// record says so, not what the channel does today; that counts only where the record is lost.
+fn is_ours(received: Option<&OwnedReceived>, ack: AckMode) -> bool {
+    received.map_or(ack == AckMode::Received, |received| flags::is_ours(received.flags))
+}
+
 fn seconds(us: i64) -> f64 {
     us as f64 / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use config::Workflow;
+
+    #[test]
+    fn a_message_that_was_told_aa_is_listed_whatever_the_channel_does_today() {
+        let received = |flags| OwnedReceived {
+            id: journal::MessageId::new(1, 0),
+            time_us: 0,
+            utc_offset_s: 0,
+            peer: String::new(),
+            keys: Vec::new(),
+            tag: journal::Tag { identity: [0; 16], content: [0; 16] },
+            flags,
+            order: 1,
+            body: Vec::new(),
+        };
+        let flags = flags::of(Workflow::Store);
+        assert!(is_ours(Some(&received(flags::ours(flags))), AckMode::Processed));
+        assert!(!is_ours(Some(&received(flags)), AckMode::Processed));
+        assert!(is_ours(None, AckMode::Received));
+    }
+
+    #[test]
+    fn only_a_record_that_will_never_be_read_is_listed_without_its_bytes() {
+        let file = "1".to_owned();
+        assert!(is_lost(&JournalError::Corrupt { file, offset: 0, what: "the record's checksum" }));
+        assert!(is_lost(&JournalError::Gone { segment: 1 }));
+        let errors = [JournalError::Io, JournalError::Full];
+        assert!(!errors.map(|of| of(std::io::ErrorKind::OutOfMemory.into())).iter().any(is_lost));
+    }
 }

@@ -499,15 +499,25 @@ impl State {
             match end {
                 Some(StepEnd::Again { target_down: true, wanted_us, .. }) => {
                     let open = self.breakers[place].open.take();
-                    let attempt = open.as_ref().map_or(0, |b| b.attempt) + 1;
-                    let since_us = open.map_or(now_us, |b| b.since_us);
-                    self.spread = next_spread(self.spread);
+                    let since_us = open.as_ref().map_or(now_us, |b| b.since_us);
                     // A peer that says when it will be back is not probed before.
-                    let wait_us = crate::retry::wait_us(retry, attempt, self.spread >> 40);
-                    let probe_at_us = now_us + wait_us.max(wanted_us.unwrap_or(0));
+                    let wanted_at_us = now_us + wanted_us.unwrap_or(0);
+                    // The messages of a job all meet the same fault: that is one attempt and not a hundred.
+                    let same = open.as_ref().filter(|b| !b.probing && b.probe_at_us > now_us);
+                    let (attempt, at_us) = match same {
+                        Some(breaker) => (breaker.attempt, breaker.probe_at_us),
+                        None => {
+                            let attempt = open.as_ref().map_or(0, |b| b.attempt) + 1;
+                            self.spread = next_spread(self.spread);
+                            (attempt, now_us + crate::retry::wait_us(retry, attempt, self.spread >> 40))
+                        }
+                    };
+                    let probe_at_us = at_us.max(wanted_at_us);
+                    if same.is_none_or(|b| b.probe_at_us != probe_at_us) {
+                        self.timers.push(Reverse((probe_at_us, probe_ticket(place))));
+                    }
                     self.breakers[place].open =
                         Some(OpenBreaker { since_us, attempt, probe_at_us, probing: false });
-                    self.timers.push(Reverse((probe_at_us, probe_ticket(place))));
                 }
                 Some(StepEnd::Over | StepEnd::Again { .. }) => {
                     if self.breakers[place].open.take().is_some() {
@@ -516,7 +526,7 @@ impl State {
                 }
                 // The probe told nothing of the target: another message makes it.
                 Some(StepEnd::NotTried) | None => {
-                    if let Some(breaker) = &mut self.breakers[place].open {
+                    if let Some(breaker) = self.breakers[place].open.as_mut().filter(|b| b.probing) {
                         breaker.probing = false;
                         self.timers.push(Reverse((breaker.probe_at_us, probe_ticket(place))));
                     }

@@ -157,6 +157,30 @@ fn a_target_that_says_when_it_is_back_is_not_probed_before() {
 }
 
 #[test]
+fn a_job_whose_messages_all_find_the_target_down_is_one_attempt() {
+    let d = with_peers(StepSet::EMPTY);
+    d.add((1..=20).map(|n| entry(n, &[7], StepSet::one(1))));
+    let job = try_next_of(&d, 1, 0).unwrap();
+    assert_eq!(job.len(), 20);
+    let reports = job.iter().map(|task| {
+        let ends = vec![(1, down())];
+        let decisions = d.decide(task, &ends, 0);
+        ended(task, ends, decisions)
+    });
+    let mut reports: Vec<TaskReport> = reports.collect();
+    // What comes behind the first ones is not even tried.
+    reports[10..].iter_mut().for_each(|r| (r.ends, r.decisions) = (vec![(1, StepEnd::NotTried)], Vec::new()));
+    d.report(reports, 0);
+    let probes = d.lock().timers.iter().filter(|t| t.0.1 == state::probe_ticket(1)).count();
+    assert_eq!(probes, 1, "each looks at every message");
+    // `retry.first`, not what twenty attempts one after the other would have come to.
+    let probe = try_next_of(&d, 1, 1_000_000).expect("probed after the first wait");
+    report(&d, &probe[0], vec![(1, down())], 1_000_000);
+    assert!(try_next_of(&d, 1, 2_000_000).is_none(), "a probe that fails is the second attempt");
+    assert!(try_next_of(&d, 1, 3_000_000).is_some());
+}
+
+#[test]
 fn suspects_run_alone_before_everybody_else() {
     let d = dispatcher();
     let suspect = |n| NewEntry { suspect: true, strikes: 2, ..entry(n, &[n], all()) };

@@ -3,6 +3,7 @@
 use super::Opened;
 use super::reach::Reach;
 use rustix::fs::{Access, Stat};
+use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -72,11 +73,16 @@ struct Standing {
 
 impl Watch {
     /// Remembers what the rules were made for.
-    pub(super) fn new(reach: &Reach, opened: &Opened) -> Watch {
+    ///
+    /// Folders in a file system that hangs are not looked at here: the start would wait for ever.
+    pub(super) fn new(reach: &Reach, opened: &Opened, hanging: &BTreeSet<PathBuf>) -> Watch {
         let watched = |path: &PathBuf, must_be: bool| {
             let rule = opened.get(path).and_then(|fd| rustix::fs::fstat(fd.as_fd()).ok());
             let had = match rule {
                 Some(stat) => Had::Rule(identity(&stat)),
+                None if hanging.contains(path) => {
+                    Had::NoFolder { nearest: path.clone(), stood: None, since: Instant::now() }
+                }
                 None if must_be => no_folder(path),
                 None => Had::Nothing,
             };
@@ -203,7 +209,7 @@ mod tests {
         let reach = Reach { writable: paths(writable), readable: paths(readable), ..Reach::default() };
         let all = reach.writable.iter().chain(&reach.readable);
         let opened = all.filter_map(|p| Some((p.clone(), PathFd::new(p).ok()?))).collect();
-        Watch::new(&reach, &opened)
+        Watch::new(&reach, &opened, &BTreeSet::new())
     }
 
     fn is_outdated(watch: &Watch) -> bool {
@@ -237,7 +243,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("drop"), "in the way").unwrap();
         let reach = Reach { writable: [dir.path().join("drop/deep")].into(), ..Reach::default() };
-        let watch = Watch::new(&reach, &Opened::new());
+        let watch = Watch::new(&reach, &Opened::new(), &BTreeSet::new());
         assert!(!is_outdated(&watch));
         fs::write(dir.path().join("other"), "beside it").unwrap();
         assert!(!is_outdated(&watch));
