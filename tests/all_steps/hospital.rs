@@ -178,8 +178,9 @@ impl Hospital {
         }
     }
 
-    /// A peer keeps its connections and says nothing any more; or goes on.
-    pub(crate) fn hang(&self, peer: PeerKind, hangs: bool) {
+    /// A peer keeps its connections and says nothing any more; or goes on. What a double was asked meanwhile it does not
+    /// remember: its connections are cut.
+    pub(crate) fn hang(&mut self, peer: PeerKind, hangs: bool) {
         match (peer, hangs) {
             (PeerKind::Database, true) => self.database.freeze(),
             (PeerKind::Database, false) => self.database.thaw(),
@@ -188,6 +189,10 @@ impl Hospital {
             (PeerKind::Solr, _) => self.solr.state().silent = hangs,
             (PeerKind::Dfapi, _) => self.dfapi.state().silent = hangs,
             (PeerKind::Receiver, _) => self.receiver_silent.store(hangs, SeqCst),
+        }
+        if !hangs && [PeerKind::Solr, PeerKind::Dfapi, PeerKind::Receiver].contains(&peer) {
+            self.down(peer);
+            self.up(peer);
         }
     }
 
