@@ -11,6 +11,7 @@ use crate::support::{Server, Site};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -126,7 +127,7 @@ impl Hospital {
             "channels": channels,
         }));
         let mut command = site.command(&["run"]);
-        command.env("DB_TOKEN", PASSWORD).env("DFAPI_TOKEN", TOKEN);
+        Hospital::give_secrets(&mut command);
         let server = site.launch(command);
         server.wait_ready();
         let mut hospital = Hospital {
@@ -144,6 +145,11 @@ impl Hospital {
         };
         hospital.up(PeerKind::Receiver);
         Some(hospital)
+    }
+
+    /// The secrets that the configuration names.
+    pub(crate) fn give_secrets(command: &mut Command) {
+        command.env("DB_TOKEN", PASSWORD).env("DFAPI_TOKEN", TOKEN);
     }
 
     /// Ends a peer as a power cut does.

@@ -11,13 +11,14 @@ mod support;
 use accounts::{Place, needs, places};
 use hospital::{BESIDE, CHANNELS, Hospital, PEERS, PeerKind};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
-use support::databases::Engine;
+use support::databases::{Engine, PASSWORD};
+use support::dfapi::TOKEN;
 use support::mllp::Peer;
-use support::{PATIENCE, within};
+use support::{PATIENCE, files, finish, within};
 
 /// How long a peer is away: past every wait of its steps. `HL7SERVER_OUTAGE=30` is a real one.
 fn outage() -> Duration {
@@ -104,10 +105,7 @@ fn all_comes_everywhere_once_and_in_order_while_each_peer_is_away_in_turn() {
     let resent: usize = CHANNELS.iter().map(|channel| hospital.owed(channel, Place::Receiver).len()).sum();
     assert!(received.len() <= resent + CHANNELS.len(), "{} for {resent} messages", received.len());
     let log = hospital.site.log();
-    assert!(
-        !log.contains("Musterfrau") && !log.contains(support::dfapi::TOKEN),
-        "patients or secrets in the log"
-    );
+    assert!(!log.contains("Musterfrau") && !log.contains(TOKEN), "patients or secrets in the log");
 }
 
 #[test]
@@ -161,4 +159,50 @@ fn a_peer_that_hangs_holds_back_what_needs_it_alone() {
     }
     hospital.compare_rows();
     assert_eq!(hospital.site.list(&["failed", "list"]), Vec::<Value>::new());
+}
+
+#[test]
+fn check_probe_finds_the_peer_that_is_away_and_leaves_nothing_behind() {
+    let Some(mut hospital) = Hospital::start(Engine::PostgreSql, 2, 32) else { return };
+    // Channel and step of what is not as it should be.
+    let faults = |hospital: &Hospital| -> BTreeSet<(String, String)> {
+        let mut command = hospital.site.command(&["check", "--probe", "--json"]);
+        Hospital::give_secrets(&mut command);
+        let ran = finish(command, PATIENCE);
+        let probes = ran.json()["probes"].as_array().unwrap().clone();
+        let text = |probe: &Value, key: &str| probe[key].as_str().unwrap().to_owned();
+        for channel in CHANNELS {
+            let asked: BTreeSet<String> =
+                probes.iter().filter(|p| p["channel"] == channel).map(|p| text(p, "probe")).collect();
+            for step in
+                ["archive", "drop_folder:near", "drop_folder:far", "db_insert", "solr", "dfapi", "resend"]
+            {
+                assert!(asked.contains(step), "{step} of {channel} is not probed: {asked:?}");
+            }
+        }
+        let wrong: Vec<&Value> = probes.iter().filter(|probe| probe["ok"] != true).collect();
+        assert_eq!(ran.code, Some(i32::from(!wrong.is_empty())), "{ran:#?}");
+        assert!(!ran.said().contains(PASSWORD) && !ran.said().contains(TOKEN), "a secret is shown");
+        wrong.into_iter().map(|probe| (text(probe, "channel"), text(probe, "probe"))).collect()
+    };
+    assert_eq!(faults(&hospital), BTreeSet::new());
+    for (peer, step) in [
+        (PeerKind::Database, "db_insert"),
+        (PeerKind::Sftp, "drop_folder:far"),
+        (PeerKind::Solr, "solr"),
+        (PeerKind::Dfapi, "dfapi"),
+        (PeerKind::Receiver, "resend"),
+    ] {
+        hospital.down(peer);
+        let found = faults(&hospital);
+        hospital.up(peer);
+        let expected = CHANNELS.map(|channel| (channel.to_owned(), step.to_owned()));
+        // Solr and dfapi are the service's: a channel that needs them names them too.
+        let of_service = |(channel, probe): &&(String, String)| probe == step && channel == BESIDE;
+        let found: BTreeSet<_> = found.iter().filter(|at| !of_service(at)).cloned().collect();
+        assert_eq!(found, BTreeSet::from(expected), "{peer:?}");
+    }
+    assert_eq!(hospital.received(), Vec::<Vec<u8>>::new());
+    assert!(hospital.dfapi.tasks().is_empty() && hospital.solr.documents("hl7").is_empty());
+    assert!(files(&hospital.site.path("far"), "").is_empty());
 }
