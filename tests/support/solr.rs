@@ -47,6 +47,8 @@ pub struct State {
     pub poison: Option<String>,
     /// A user of the core admin was told no.
     pub created: Vec<String>,
+    /// It answers nothing at all.
+    pub silent: bool,
 }
 
 /// A running double; a stopped one keeps its state.
@@ -114,6 +116,9 @@ impl Solr {
 
 impl State {
     fn answer(&mut self, request: &Request) -> Reply {
+        if self.silent {
+            return Reply::Silence;
+        }
         let authorization = request.header("authorization");
         if authorization.starts_with("Bearer ") {
             // Trap 1: as if all were well.

@@ -21,6 +21,7 @@ use crate::sandbox::Sandbox;
 use crate::started::Started;
 use crate::step::{Attachments, Context, Progress, again, archive, attachment, drop_folder};
 use crate::strikes;
+use crate::task_slots::TaskSlots;
 use config::WorkerSettings;
 use crossbeam_channel::Sender;
 use hl7::message::Message;
@@ -60,8 +61,8 @@ pub struct Delivery {
     pub counters: Arc<Counters>,
     /// Which messages are being processed.
     pub started: Started,
-    /// The task slots of all channels.
-    pub slots: link::Slots,
+    /// The task slots that the threads hold.
+    pub slots: Arc<TaskSlots>,
     /// The worker's time.
     pub clock: Clock,
     /// Threads with a job whose outcomes are not handed over yet.
@@ -152,12 +153,14 @@ impl Delivery {
         if self.first_of_pool(pool, thread) {
             self.plan.pools()[pool].steps.places().for_each(|place| peers.look_at(self.plan.step(place)));
         }
+        let pools = self.plan.pools();
+        let at_peer = !pools[pool].steps.without(pools.local()).is_empty();
         while let Some(tasks) = self.dispatcher.next(pool, || self.clock.now_us()) {
-            let Some(slot) = self.slot() else {
+            if !self.takes_slot(thread, at_peer) {
                 let reports = tasks.into_iter().map(|task| report(&task, Vec::new())).collect();
                 self.dispatcher.report(reports, self.clock.now_us());
                 continue;
-            };
+            }
             if let Err(error) = self.started.begin(thread, tasks.iter().map(|t| t.id)) {
                 log::warn!("could not record which messages are started: {error}");
             }
@@ -167,7 +170,7 @@ impl Delivery {
             if let Err(error) = self.started.end(thread) {
                 log::warn!("could not record which messages are started: {error}");
             }
-            drop(slot);
+            self.slots.give_back(thread);
         }
     }
 
@@ -186,15 +189,14 @@ impl Delivery {
         true
     }
 
-    fn slot(&self) -> Option<link::SlotGuard> {
-        loop {
-            if let Some(slot) = self.slots.acquire(SLOT_WAIT) {
-                return Some(slot);
-            }
+    /// Waits for a slot; `false` when the dispatcher stops first.
+    fn takes_slot(&self, thread: usize, at_peer: bool) -> bool {
+        while !self.slots.take(thread, at_peer, SLOT_WAIT) {
             if self.dispatcher.is_stopping() {
-                return None;
+                return false;
             }
         }
+        true
     }
 
     fn job(&self, tasks: Vec<Task>, folders: &mut Folders, peers: &mut Peers<'_>) {

@@ -59,6 +59,7 @@ mod started;
 mod step;
 mod strikes;
 mod task;
+mod task_slots;
 #[cfg(test)]
 mod testing;
 pub mod tls;

@@ -25,6 +25,7 @@ use crate::plan::Plan;
 use crate::rate_limit::RateLimit;
 use crate::sandbox::Sandbox;
 use crate::signals::Signals;
+use crate::task_slots::TaskSlots;
 use crate::tls::Acceptor;
 use config::WorkerSettings;
 use crossbeam_channel::Sender;
@@ -103,8 +104,8 @@ pub struct Reactor {
     pub failed: Arc<FailedFolder>,
     /// The journal's folder, whose disk must have room.
     pub journal_path: PathBuf,
-    /// The task slots, for the status.
-    pub slots: link::Slots,
+    /// The task slots that delivery holds.
+    pub slots: Arc<TaskSlots>,
     /// `ack: processed`: messages found open at the start.
     pub in_progress: Vec<MessageId>,
     /// What closes the worker in.

@@ -17,6 +17,7 @@ use crate::recovery::{self, Recovered};
 use crate::retention::Retention;
 use crate::sandbox::{self, Sandbox};
 use crate::signals::Signals;
+use crate::task_slots::TaskSlots;
 use crate::tls::Acceptor;
 use config::{AckMode, LogFormat, WorkerSettings};
 use crossbeam_channel::bounded;
@@ -235,7 +236,7 @@ impl Worker {
                 index: index.clone(),
                 counters: Arc::clone(&counters),
                 started,
-                slots,
+                slots: Arc::new(TaskSlots::new(slots, plan.pools().iter().map(|p| p.threads).sum())),
                 clock,
                 busy: AtomicUsize::new(0),
                 sandbox: Arc::clone(&sandbox),
@@ -331,7 +332,7 @@ impl Worker {
             dispatcher: Arc::clone(&dispatcher),
             failed: Arc::clone(&delivery.failed),
             journal_path: parts.recovered.journal,
-            slots: delivery.slots.clone(),
+            slots: Arc::clone(&delivery.slots),
             in_progress: parts.in_progress,
             sandbox: parts.sandbox,
         };

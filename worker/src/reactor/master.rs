@@ -132,6 +132,7 @@ impl Turn<'_> {
         if self.reports.is_multiple_of(REPORTS_A_DAY) {
             self.warn_of_expiry();
         }
+        self.r.slots.end_long_waits();
         let status = self.status();
         self.tell(&Report::Status(Box::new(status)));
         self.tell_contacts(now_ms, false);
