@@ -17,6 +17,10 @@ use support::{ANSWER, PATIENCE, Server, Site, files, process, wait_files, within
 /// Long enough for an answer that must not come to have come.
 const QUIET: Duration = Duration::from_millis(700);
 
+/// The drop folder. It is below the archive, so that a worker that starts while it is dead has it in its sandbox all the
+/// same: elsewhere a fresh worker would take over when it heals, and no connection would outlive that.
+const DROP: &str = "archive/doc/drop";
+
 /// A running channel that archives messages and documents and drops documents, and answers when that is done.
 struct Processed {
     site: Site,
@@ -35,7 +39,7 @@ impl Processed {
     /// The same with a drop folder that is dead until [`Processed::heal`].
     #[track_caller]
     fn dead(keys: Value) -> Processed {
-        let processed = Processed::prepared(keys, |site| fs::create_dir(site.path("drop")).unwrap());
+        let processed = Processed::prepared(keys, |site| fs::create_dir_all(site.path(DROP)).unwrap());
         processed.kill();
         processed
     }
@@ -50,7 +54,7 @@ impl Processed {
         channel["attachment_field"] = json!(PDF_FIELD);
         channel["attachment_format"] = json!("pdf");
         channel["local_archive"]["attachment"] = json!(site.text("documents"));
-        channel["drop_folders"] = json!({"drop": {"path": site.text("drop")}});
+        channel["drop_folders"] = json!({"drop": {"path": site.text(DROP)}});
         channel["retry"] = json!({"first": 0.1, "longest": 0.2, "give_up": "1h"});
         for (key, value) in keys.as_object().unwrap() {
             channel[key] = value.clone();
@@ -65,16 +69,15 @@ impl Processed {
         Peer::connect(self.port)
     }
 
-    /// The folder goes out of the way of a file. It is the same one that comes back: another would be out of the
-    /// worker's sandbox, and the connection would not outlive that.
+    /// The folder goes out of the way of a file.
     fn kill(&self) {
-        fs::rename(self.site.path("drop"), self.site.path("aside")).unwrap();
-        fs::write(self.site.path("drop"), b"in the way").unwrap();
+        fs::rename(self.site.path(DROP), self.site.path("aside")).unwrap();
+        fs::write(self.site.path(DROP), b"in the way").unwrap();
     }
 
     fn heal(&self) {
-        fs::remove_file(self.site.path("drop")).unwrap();
-        fs::rename(self.site.path("aside"), self.site.path("drop")).unwrap();
+        fs::remove_file(self.site.path(DROP)).unwrap();
+        fs::rename(self.site.path("aside"), self.site.path(DROP)).unwrap();
     }
 
     fn archived(&self) -> Vec<(PathBuf, Vec<u8>)> {
@@ -82,7 +85,7 @@ impl Processed {
     }
 
     fn dropped(&self) -> Vec<(PathBuf, Vec<u8>)> {
-        files(&self.site.path("drop"), ".pdf")
+        files(&self.site.path(DROP), ".pdf")
     }
 
     /// Fails unless every document and message is everywhere it belongs exactly once, at this moment.
@@ -101,7 +104,7 @@ impl Processed {
         let archived = self.archived();
         let names: Vec<_> = archived.iter().map(|(path, _)| path.clone()).collect();
         assert!(sorted(archived) == right(bodies), "archived: {names:?}, not {} messages once", bodies.len());
-        for folder in ["documents", "drop"] {
+        for folder in ["documents", DROP] {
             let found = files(&self.site.path(folder), ".pdf");
             let names: Vec<_> = found.iter().map(|(path, _)| path.clone()).collect();
             assert!(sorted(found) == right(documents), "{names:?}, not {} documents once", documents.len());
@@ -489,5 +492,5 @@ fn a_message_that_was_acknowledged_when_received_is_never_given_back_after_a_rel
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(site.site.list(&["queue", "list"]).len(), 1, "it is still to be delivered");
     site.heal();
-    assert_eq!(wait_files(&site.site.path("drop"), ".pdf", 1).len(), 1);
+    assert_eq!(wait_files(&site.site.path(DROP), ".pdf", 1).len(), 1);
 }

@@ -2,7 +2,7 @@
 
 use super::Opened;
 use super::reach::Reach;
-use rustix::fs::{Access, Stat};
+use rustix::fs::{Access, FileType, Stat};
 use std::collections::BTreeSet;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -40,6 +40,8 @@ struct Looks {
 #[derive(Debug)]
 struct Watched {
     path: PathBuf,
+    /// Steps write into it; a file that stands there now is the same to every worker.
+    is_folder: bool,
     had: Had,
 }
 
@@ -48,6 +50,8 @@ enum Had {
     /// A rule for the file or folder that stood there. Its number is given to no other as long as the rule is in force: the
     /// kernel's rule holds it, and, unlike an open descriptor of ours, keeps nobody from unmounting what it is on.
     Rule(Identity),
+    /// It is below another folder that has a rule, and may come and go there.
+    Below(PathBuf),
     /// Nothing to make a rule for; a file that may be read and need not be there.
     Nothing,
     /// A folder that could not be opened, below what was the nearest thing there.
@@ -78,7 +82,9 @@ impl Watch {
     pub(super) fn new(reach: &Reach, opened: &Opened, hanging: &BTreeSet<PathBuf>) -> Watch {
         let watched = |path: &PathBuf, must_be: bool| {
             let rule = opened.get(path).and_then(|fd| rustix::fs::fstat(fd.as_fd()).ok());
+            let above = if must_be { folder_above(path, &reach.writable) } else { None };
             let had = match rule {
+                _ if above.is_some() => Had::Below(above.unwrap_or_default()),
                 Some(stat) => Had::Rule(identity(&stat)),
                 None if hanging.contains(path) => {
                     Had::NoFolder { nearest: path.clone(), stood: None, since: Instant::now() }
@@ -86,7 +92,7 @@ impl Watch {
                 None if must_be => no_folder(path),
                 None => Had::Nothing,
             };
-            Watched { path: path.clone(), had }
+            Watched { path: path.clone(), is_folder: must_be, had }
         };
         let writable = reach.writable.iter().map(|path| watched(path, true));
         let readable = reach.readable.iter().map(|path| watched(path, false));
@@ -158,15 +164,31 @@ impl Watch {
 impl Watched {
     fn is_outdated(&self) -> bool {
         let now = rustix::fs::stat(&self.path);
+        let is_in_the_way = |now: &Stat| self.is_folder && !FileType::from_raw_mode(now.st_mode).is_dir();
         match &self.had {
             // One that is gone, too: this worker could not make it again.
-            Had::Rule(had) => now.map_or(true, |now| identity(&now) != *had),
+            Had::Rule(had) => now.map_or(true, |now| identity(&now) != *had && !is_in_the_way(&now)),
+            Had::Below(root) => !real(&self.path).starts_with(real(root)),
             Had::Nothing => now.is_ok(),
             Had::NoFolder { nearest, stood, since } => {
                 since.elapsed() > MISSING_PATIENCE || nearest_to(&self.path) != (nearest.clone(), *stood)
             }
         }
     }
+}
+
+/// Another folder that steps write to and that this one is below.
+fn folder_above(path: &Path, writable: &BTreeSet<PathBuf>) -> Option<PathBuf> {
+    let below = real(path);
+    let above = writable.iter().filter(|above| *above != path).find(|above| below.starts_with(real(above)));
+    above.filter(|above| real(above) != below).cloned()
+}
+
+/// A path without symbolic links, as far as it is there.
+fn real(path: &Path) -> PathBuf {
+    let there = path.ancestors().find_map(|above| Some((above, std::fs::canonicalize(above).ok()?)));
+    let Some((above, found)) = there else { return path.to_owned() };
+    path.strip_prefix(above).map_or_else(|_| path.to_owned(), |rest| found.join(rest))
 }
 
 fn no_folder(path: &Path) -> Had {
@@ -268,6 +290,24 @@ mod tests {
         assert!(!watch.look());
         fs::write(dir.path().join("known_hosts"), "a").unwrap();
         assert!(watch.look());
+    }
+
+    #[test]
+    fn a_folder_below_another_of_the_channels_comes_and_goes_and_a_file_in_the_way_is_no_reason_to_start_afresh()
+     {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("archive/ward")).unwrap();
+        let watch = watch(dir.path(), &["archive", "archive/ward"], &[]);
+        let _rule = fs::File::open(dir.path().join("archive")).unwrap();
+        for _ in 0..2 {
+            fs::remove_dir(dir.path().join("archive/ward")).unwrap();
+            assert!(!is_outdated(&watch));
+            fs::create_dir(dir.path().join("archive/ward")).unwrap();
+        }
+        fs::remove_dir_all(dir.path().join("archive")).unwrap();
+        assert!(is_outdated(&watch));
+        fs::write(dir.path().join("archive"), "in the way").unwrap();
+        assert!(!is_outdated(&watch));
     }
 
     #[test]
