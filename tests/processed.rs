@@ -252,6 +252,10 @@ fn a_message_given_back_is_not_delivered_behind_its_sender_s_back() {
     let processed = Processed::dead(json!({"answer_timeout": 1}));
     let (body, document) = messages::oru("D", "P1");
     refused(&processed.connect().exchange(&body), "D", "207");
+    within(PATIENCE, "find tells that its sender has it", || {
+        let found = processed.site.list(&["find", "--control-id", "D"]);
+        found.iter().any(|row| row["outcome"] == "returned").then_some(())
+    });
     processed.heal();
     // Another one goes all the way meanwhile.
     let (other, other_document) = messages::oru("E", "P1");

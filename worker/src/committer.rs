@@ -419,7 +419,11 @@ impl Committer {
         let finished: Vec<NewEntry> = batch.entries.extract_if(.., |e| e.steps.is_empty()).collect();
         // Before they are delivered, which is noted too.
         self.index.becomes(&batch.unfail, Outcome::Waiting);
+        self.index.becomes(&batch.unreturn, Outcome::Waiting);
         self.index.becomes(&batch.discarded, Outcome::Discarded);
+        // Delivery has said so already of those that it gave back, and not of those that only waited.
+        let returned = batch.ended.iter().filter(|(_, how)| matches!(how, Ending::Returned(_)));
+        self.index.becomes(&returned.map(|(id, _)| *id).collect::<Vec<_>>(), Outcome::Returned);
         self.index.becomes(&finished.iter().map(|entry| entry.id).collect::<Vec<_>>(), Outcome::Done);
         batch.gone.extend(finished.iter().map(|entry| entry.location));
         if !batch.origins.is_empty() {

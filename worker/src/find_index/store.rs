@@ -167,7 +167,8 @@ impl Store {
         match note {
             Note::Message(entry) => self.upsert(entry),
             Note::Becomes(id, outcome) => {
-                let sql = "UPDATE message SET outcome = ?2, step = iif(?2 = 4, step, NULL) WHERE id = ?1";
+                let sql = "UPDATE message SET outcome = ?2, step = iif(?2 = 4, step, NULL) \
+                           WHERE id = ?1 AND outcome <> ?2";
                 let mut statement = self.connection.prepare_cached(sql)?;
                 statement.execute(params![id.to_string(), outcome.number()])?;
                 Ok(())
