@@ -172,10 +172,12 @@ impl Connections {
         }
     }
 
-    /// The connection whose frame came furthest of those that have bytes to read: at `buffer_limit` it alone goes on
-    /// reading, so that bytes get free.
-    pub fn fullest(&self) -> Option<usize> {
-        let could = self.iter().filter(|(_, c)| c.readable && c.session.may_read() && c.session.in_frame());
+    /// The connection whose frame came furthest, of all or of those that have bytes to read: at `buffer_limit` it alone
+    /// goes on reading, so that bytes get free.
+    pub fn fullest(&self, only_sending: bool) -> Option<usize> {
+        let could = self
+            .iter()
+            .filter(|(_, c)| (c.readable || !only_sending) && c.session.may_read() && c.session.in_frame());
         could.max_by_key(|(_, c)| c.counted_bytes).map(|(at, _)| at)
     }
 

@@ -272,12 +272,16 @@ impl Delivery {
         if outcome.is_err() {
             let sum = self.dispatcher.strike(worked.task.ticket, strikes::CRASH);
             worked.task.strikes = sum;
-            worked.steps.clear();
+            // What was over before is over: a message sent on is not sent on again.
+            worked.steps.retain(|(_, progress)| matches!(progress, Progress::Ended(StepEnd::Over)));
+            let over =
+                worked.steps.iter().fold(StepSet::EMPTY, |set, (place, _)| set.with(StepSet::one(*place)));
             if sum >= strikes::LIMIT {
                 let reason = "a step panicked on this message twice. This is a bug of ours".to_owned();
                 worked.fail("panic", reason, Whose::Ours);
             } else {
-                worked.steps = put_off(worked.task.steps, "a step panicked on this message");
+                let rest = worked.task.steps.without(over);
+                worked.steps.extend(put_off(rest, "a step panicked on this message"));
             }
         }
         // The bytes are read again where the message fails: a job must not hold those of all its messages.

@@ -274,9 +274,17 @@ impl Turn<'_> {
         if self.backlog_full_since_ms.is_some() {
             return false;
         }
-        let limit = self.r.settings.channel.bounds.buffer_limit_bytes;
-        self.connections.held_bytes + self.unflushed_bytes < limit
-            || (self.unflushed_bytes == 0 && self.connections.fullest().is_none_or(|fullest| fullest == at))
+        let channel = &self.r.settings.channel;
+        let limit = channel.bounds.buffer_limit_bytes;
+        let held = self.connections.held_bytes;
+        if held + self.unflushed_bytes < limit {
+            return true;
+        }
+        // At the limit one goes on, so that bytes get free: by one message beyond it. Past that nobody does but the one
+        // whose frame has come furthest, whether it sends or not; `message_timeout` ends one that does not.
+        let only_sending = held < limit + channel.stream_limit_bytes;
+        self.unflushed_bytes == 0
+            && self.connections.fullest(only_sending).is_none_or(|fullest| fullest == at)
     }
 
     /// Timers of the sessions, lingering ends, the backlog's patience.
