@@ -55,7 +55,6 @@ impl DfapiClient {
         taken(&response, self.http.label())
     }
 
-    #[allow(dead_code, reason = "the command that uses it comes next")]
     /// For `check --probe`: whether something answers at the path of the credentials. Makes none.
     ///
     /// # Errors

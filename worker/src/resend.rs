@@ -126,7 +126,6 @@ impl ResendClient {
     ///
     /// # Errors
     /// Why that could not be done.
-    #[allow(dead_code, reason = "for check --probe")]
     pub fn probe(&mut self) -> Result<String, Fault> {
         let deadline = Instant::now() + self.settings.timeout;
         self.connection = Some(self.connection(deadline)?);

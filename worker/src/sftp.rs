@@ -100,7 +100,6 @@ impl SftpClient {
     ///
     /// # Errors
     /// What an upload would meet.
-    #[allow(dead_code, reason = "for check --probe")]
     pub fn probe(&mut self) -> Result<String, Fault> {
         let root = self.settings.folder.path.clone();
         let shown = self

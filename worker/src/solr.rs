@@ -288,7 +288,6 @@ impl SolrClient {
         page(response, self.http.label(), &self.user, source_core, search_field)
     }
 
-    #[allow(dead_code, reason = "the command that uses it comes next")]
     /// For `check --probe`: whether each of these cores answers. Creates nothing.
     pub fn probe(&mut self, cores: &[&str]) -> Vec<Result<String, String>> {
         let mut said = Vec::new();

@@ -147,6 +147,20 @@ fn an_idle_channel_costs_next_to_nothing() {
 }
 
 #[test]
+fn nothing_is_filled_ahead_of_large_records() {
+    let place = tempfile::tempdir().unwrap();
+    let (mut journal, ..) = open(FileStorage::open(place.path()).unwrap(), SEGMENT_BYTES);
+    let filler = journal.filler();
+    for n in 1..=8 {
+        receive(&mut journal, n, &body(n, 1 << 20));
+        journal.flush().unwrap();
+        while filler.try_step().unwrap() {}
+    }
+    // Their bytes would be written twice.
+    assert!(journal.bytes() < (8 << 20) + (256 << 10), "{} bytes", journal.bytes());
+}
+
+#[test]
 fn a_record_larger_than_a_segment_has_one_of_its_own() {
     let storage = Memory::new();
     let (mut journal, ..) = open(storage.clone(), 65_536);
