@@ -261,8 +261,11 @@ impl<'a> Header<'a> {
         }
     }
 
+    /// Up to a lone LF, which may stand in a field: copied before a separator it would begin a message in the answer.
     fn field(&self, n: usize) -> &'a [u8] {
-        delimiters::part(self.segment, self.delimiters.field, n).map_or(&[], |range| &self.segment[range])
+        let field = delimiters::part(self.segment, self.delimiters.field, n)
+            .map_or(&[][..], |range| &self.segment[range]);
+        &field[..memchr2(b'\r', b'\n', field).unwrap_or(field.len())]
     }
 
     fn encoding_characters(&self) -> Vec<u8> {
@@ -400,6 +403,15 @@ mod tests {
         assert_eq!(String::from_utf8(found).unwrap(), "BHS#!~\\&#HL7SERVER##S##TIME####ID#\rBTS#0\r");
         let found = answer(None, Some(b"BHS"), &[], "ID", "TIME");
         assert_eq!(String::from_utf8(found).unwrap(), "BHS|^~\\&|HL7SERVER||||TIME||||ID|\rBTS|0\r");
+    }
+
+    #[test]
+    fn lone_line_feed_in_a_header_begins_no_segment_of_the_answer() {
+        for header in ["FHS|*\\\nMSH\r", "FHS|^~\\&|a\nBHS|b\nMSH|c\nFHS|d\nMSH\r"] {
+            let found = answer(Some(header.as_bytes()), None, &[MSH.as_bytes().to_vec()], "ID", "TIME");
+            assert!(!found.contains(&b'\n'), "{header:?}");
+            assert_eq!(parts(std::str::from_utf8(&found).unwrap()).len(), 2, "{header:?}");
+        }
     }
 
     proptest! {
