@@ -14,6 +14,7 @@
 //! A step whose target is down (a dead folder, an unreachable peer) opens its *breaker*: one message probes the target
 //! at a time, the others wait without a thread, a slot or an attempt.
 
+mod gather;
 mod state;
 
 use crate::order::Ticket;
@@ -28,6 +29,8 @@ use std::time::Duration;
 
 /// Bytes after which a job takes no further message.
 const JOB_BYTES_MAX: usize = 1 << 20;
+/// Messages up to so many bytes are not shared out among the threads that write files.
+const SMALL_JOB_BYTES: usize = 64 << 10;
 /// The ticket of the first step's probe; those of the others count down from it.
 const PROBE_TICKETS: Ticket = Ticket::MAX;
 /// How long a probe that nobody makes waits for the next offer.
@@ -236,9 +239,13 @@ pub struct Dispatcher {
 }
 
 impl Dispatcher {
-    /// An empty one for a plan.
-    pub fn new(plan: &Plan, retry: Retry) -> Dispatcher {
-        Dispatcher::with_pools(plan.len(), plan.pools().clone(), retry)
+    /// An empty one for a plan. `gathers`: nobody waits for delivery, and a moment's delay of it spares the disk.
+    pub fn new(plan: &Plan, retry: Retry, gathers: bool) -> Dispatcher {
+        let dispatcher = Dispatcher::with_pools(plan.len(), plan.pools().clone(), retry);
+        if gathers && !plan.pools().local().is_empty() {
+            dispatcher.lock().gather.begin();
+        }
+        dispatcher
     }
 
     fn with_pools(places: usize, pools: Pools, retry: Retry) -> Dispatcher {
@@ -270,6 +277,16 @@ impl Dispatcher {
             let now_us = now();
             let give_up_us = micros(self.retry.give_up);
             let next_timer = state.fire_timers(now_us, give_up_us);
+            if pool == 0
+                && let Some(left) = state.gathers_for()
+            {
+                // One thread sleeps for all.
+                state.gather.is_watched = true;
+                self.publish(&mut state);
+                state = self.due[pool].wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
+                state.gather.is_watched = false;
+                continue;
+            }
             let job = state.take(pool, now_us, give_up_us);
             // What is left of this pool's wakes one more of its threads.
             let left = !state.ready[pool].is_empty();
@@ -296,6 +313,7 @@ impl Dispatcher {
             match state.ready[pool].len() {
                 _ if !state.suspects.is_empty() => due.notify_one(),
                 _ if news >> pool & 1 == 0 => {}
+                _ if pool == 0 && state.gather.is_watched && state.gathers_for().is_some() => {}
                 1 => due.notify_one(),
                 _ => due.notify_all(),
             }

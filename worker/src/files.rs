@@ -4,17 +4,21 @@
 //! All files of a job are written under temporary names first; then their data are flushed together, then they are put
 //! in place, then their folders are flushed. A process that dies on the way leaves at most temporary files, which the
 //! next attempt of the same message writes anew.
+//!
+//! Where nobody waits for a file to appear it has no temporary name at all (`O_TMPFILE`) until it is linked in place: that
+//! halves the work in the folder, whose lock the threads share, and a crash leaves nothing.
 
 use crate::folders::{Folder, Folders, folder_path};
 use crate::names::candidates;
 use journal::MessageId;
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
 /// Up to that many flushes one by one; above it the whole file system is flushed once, which costs about as much as two
@@ -47,8 +51,19 @@ pub struct NewFile<'a> {
     pub id: MessageId,
     /// Tells this file from the message's others: place of the step, number of the attachment.
     pub part: (usize, usize),
+    /// How it comes under its name.
+    pub arrival: Arrival,
     /// Order key of its message: a file is not put in place when an earlier one with this key and step was not.
     pub order: Option<u64>,
+}
+
+/// How a file comes under its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// Linked, where the file system can do that.
+    Linked,
+    /// Renamed: what programs that watch a folder wait for (`IN_MOVED_TO`, inotify(7)).
+    Moved,
 }
 
 /// Names a staged file of a batch.
@@ -66,9 +81,9 @@ pub struct FileBatch<'f> {
 #[derive(Debug)]
 struct StagedFile {
     folder: Arc<Folder>,
-    /// `None` where its data are flushed already.
+    /// `None` where its data are flushed already; a file without a temporary name is always open.
     file: Option<File>,
-    temporary: String,
+    temporary: Option<String>,
     stem: String,
     suffix: String,
     id: MessageId,
@@ -97,34 +112,42 @@ impl<'f> FileBatch<'f> {
                 // The folder of one day says nothing of the others.
                 folder_down: new.below.is_empty() || !new.root.is_dir(),
             })?;
-        let temporary = format!(".hl7server-{}-{}-{}.part", new.id, new.part.0, new.part.1);
-        let open_files = self.files.len();
-        let written = create(&folder, &temporary).and_then(|mut file| {
+        let is_early = self.files.len() < OPEN_FILES_MAX;
+        let unnamed = (new.arrival == Arrival::Linked && is_early).then(|| create_unnamed(&folder)).flatten();
+        let temporary =
+            unnamed.is_none().then(|| format!(".hl7server-{}-{}-{}.part", new.id, new.part.0, new.part.1));
+        let created = match &temporary {
+            Some(name) => create(&folder, name),
+            None => Ok(unnamed.expect("without a name it was made already")),
+        };
+        let written = created.and_then(|mut file| {
             file.write_all(bytes)?;
-            if open_files < OPEN_FILES_MAX {
+            if is_early {
                 return Ok(Some(file));
             }
             file.sync_data()?;
             Ok(None)
         });
+        let mut staged = StagedFile {
+            folder,
+            file: None,
+            temporary,
+            stem: new.stem.to_owned(),
+            suffix: new.suffix.to_owned(),
+            id: new.id,
+            line: new.order.map(|key| (key, new.part.0)),
+            fault: None,
+        };
         match written {
             Ok(file) => {
-                self.files.push(StagedFile {
-                    folder,
-                    file,
-                    temporary,
-                    stem: new.stem.to_owned(),
-                    suffix: new.suffix.to_owned(),
-                    id: new.id,
-                    line: new.order.map(|key| (key, new.part.0)),
-                    fault: None,
-                });
+                staged.file = file;
+                self.files.push(staged);
                 Ok(Staged(self.files.len() - 1))
             }
             Err(error) => {
-                let _ = rustix::fs::unlinkat(&*folder, &temporary, AtFlags::empty());
-                self.folders.forget(&folder);
-                Err(fault("write", &folder, &error))
+                staged.remove_temporary();
+                self.folders.forget(&staged.folder);
+                Err(fault("write", &staged.folder, &error))
             }
         }
     }
@@ -155,7 +178,7 @@ impl<'f> FileBatch<'f> {
         let mut outcomes = Vec::with_capacity(self.files.len());
         for (staged, name) in self.files.iter().zip(names) {
             if staged.fault.is_some() {
-                let _ = rustix::fs::unlinkat(&*staged.folder, &staged.temporary, AtFlags::empty());
+                staged.remove_temporary();
                 self.folders.forget(&staged.folder);
             }
             outcomes.push(match (&staged.fault, name) {
@@ -236,21 +259,32 @@ impl StagedFile {
     /// Under its own name, or one with the message id where that is taken by other bytes. The same bytes under the name
     /// are this file, written by an attempt that did not live to say so.
     fn put_in_place(&mut self) -> std::io::Result<String> {
-        for name in candidates(&self.stem.clone(), &self.suffix.clone(), self.id) {
-            match rename_noreplace(&self.folder, &self.temporary, &name) {
+        for name in candidates(&self.stem, &self.suffix, self.id) {
+            let placed = match (&self.temporary, &self.file) {
+                (Some(temporary), _) => rename_noreplace(&self.folder, temporary, &name),
+                (None, file) => link(file.as_ref().expect("it has no name: it is open"), &self.folder, &name),
+            };
+            match placed {
                 Ok(()) => return Ok(name),
                 Err(Errno::EXIST) => {}
                 Err(errno) => return Err(errno.into()),
             }
             if self.is_same(&name)? {
-                rustix::fs::unlinkat(&*self.folder, &self.temporary, AtFlags::empty())?;
+                self.remove_temporary();
                 return Ok(name);
             }
         }
         Err(Errno::EXIST.into())
     }
 
-    fn is_same(&mut self, name: &str) -> std::io::Result<bool> {
+    /// What cannot be removed is written over by the next attempt.
+    fn remove_temporary(&self) {
+        if let Some(temporary) = &self.temporary {
+            let _ = rustix::fs::unlinkat(&*self.folder, temporary, AtFlags::empty());
+        }
+    }
+
+    fn is_same(&self, name: &str) -> std::io::Result<bool> {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let theirs = match rustix::fs::openat(&*self.folder, name, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
@@ -258,8 +292,17 @@ impl StagedFile {
             Err(_) => return Ok(false),
         };
         let meta = theirs.metadata()?;
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let ours = File::from(rustix::fs::openat(&*self.folder, &self.temporary, flags, Mode::empty())?);
+        let ours = match (&self.temporary, &self.file) {
+            (Some(temporary), _) => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                File::from(rustix::fs::openat(&*self.folder, temporary, flags, Mode::empty())?)
+            }
+            (None, file) => {
+                let mut file = file.as_ref().expect("it has no name: it is open").try_clone()?;
+                file.rewind()?;
+                file
+            }
+        };
         if !meta.is_file() || meta.len() != ours.metadata()?.len() {
             return Ok(false);
         }
@@ -319,6 +362,22 @@ fn create(folder: &Folder, name: &str) -> std::io::Result<File> {
         }
         other => Ok(File::from(other?)),
     }
+}
+
+/// A file of the folder that has no name yet; `None` where there can be none, or the folder refuses: by name it gets a
+/// reason to tell.
+fn create_unnamed(folder: &Folder) -> Option<File> {
+    let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
+    let can = folder.flushes_whole() && *CAN_LINK;
+    can.then(|| rustix::fs::openat(folder, ".", flags, FILE_MODE).ok().map(File::from)).flatten()
+}
+
+/// Linking by descriptor goes through `/proc`; the other way needs a privilege (open(2), `O_TMPFILE`).
+static CAN_LINK: LazyLock<bool> = LazyLock::new(|| Path::new("/proc/self/fd").is_dir());
+
+fn link(file: &File, folder: &Folder, name: &str) -> rustix::io::Result<()> {
+    let own = format!("/proc/self/fd/{}", file.as_raw_fd());
+    rustix::fs::linkat(CWD, own, folder, name, AtFlags::SYMLINK_FOLLOW)
 }
 
 /// `RENAME_NOREPLACE`, or what comes next to it on a file system without it (NFS, some FUSE).
@@ -388,14 +447,25 @@ mod tests {
             suffix: ".hl7",
             id: MessageId::new(id, 0),
             part: (0, 0),
+            arrival: Arrival::Moved,
             order: None,
         }
     }
 
     fn write(root: &Path, stem: &str, id: u64, bytes: &[u8]) -> Result<PathBuf, FileFault> {
+        write_as(Arrival::Moved, root, stem, id, bytes)
+    }
+
+    fn write_as(
+        arrival: Arrival,
+        root: &Path,
+        stem: &str,
+        id: u64,
+        bytes: &[u8],
+    ) -> Result<PathBuf, FileFault> {
         let mut folders = Folders::default();
         let mut batch = FileBatch::new(&mut folders);
-        let staged = batch.stage(&new(root, stem, id), bytes)?;
+        let staged = batch.stage(&NewFile { arrival, ..new(root, stem, id) }, bytes)?;
         batch.commit().of(staged).map(Path::to_owned).map_err(Clone::clone)
     }
 
@@ -419,21 +489,44 @@ mod tests {
 
     #[test]
     fn the_same_bytes_again_are_the_same_file() {
-        let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), "a", 1, b"one").unwrap();
-        write(dir.path(), "a", 1, b"one").unwrap();
-        assert_eq!(names(dir.path()), ["a.hl7"]);
+        for arrival in [Arrival::Linked, Arrival::Moved] {
+            let dir = tempfile::tempdir().unwrap();
+            write_as(arrival, dir.path(), "a", 1, b"one").unwrap();
+            write_as(arrival, dir.path(), "a", 1, b"one").unwrap();
+            assert_eq!(names(dir.path()), ["a.hl7"]);
+        }
     }
 
     #[test]
     fn a_name_taken_by_other_bytes_gets_the_message_id() {
+        for arrival in [Arrival::Linked, Arrival::Moved] {
+            let dir = tempfile::tempdir().unwrap();
+            write_as(arrival, dir.path(), "a", 1, b"one").unwrap();
+            let path = write_as(arrival, dir.path(), "a", 2, b"two").unwrap();
+            let id = MessageId::new(2, 0);
+            assert_eq!(path, dir.path().join(format!("a_{id}.hl7")));
+            assert_eq!(std::fs::read(dir.path().join("a.hl7")).unwrap(), b"one");
+            assert_eq!(std::fs::read(path).unwrap(), b"two");
+        }
+    }
+
+    #[test]
+    fn a_file_to_be_linked_has_no_name_before_the_commit() {
         let dir = tempfile::tempdir().unwrap();
-        write(dir.path(), "a", 1, b"one").unwrap();
-        let path = write(dir.path(), "a", 2, b"two").unwrap();
-        let id = MessageId::new(2, 0);
-        assert_eq!(path, dir.path().join(format!("a_{id}.hl7")));
-        assert_eq!(std::fs::read(dir.path().join("a.hl7")).unwrap(), b"one");
-        assert_eq!(std::fs::read(path).unwrap(), b"two");
+        let mut folders = Folders::default();
+        if !folders.open(dir.path(), "", &mut Vec::new()).unwrap().flushes_whole() {
+            return eprintln!(
+                "skipped: {:?} is on a file system that may know no files without names",
+                dir.path()
+            );
+        }
+        let mut batch = FileBatch::new(&mut folders);
+        let staged =
+            batch.stage(&NewFile { arrival: Arrival::Linked, ..new(dir.path(), "a", 1) }, b"one").unwrap();
+        assert!(names(dir.path()).is_empty());
+        let path = batch.commit().of(staged).unwrap().to_owned();
+        assert_eq!(std::fs::read(path).unwrap(), b"one");
+        assert_eq!(names(dir.path()), ["a.hl7"]);
     }
 
     #[test]

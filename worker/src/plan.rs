@@ -15,7 +15,7 @@ use std::path::PathBuf;
 pub const STEPS_MAX: usize = 32;
 
 /// Most messages of one job that writes files: these are flushed together.
-const FILES_JOB_MAX: usize = 64;
+const FILES_JOB_MAX: usize = 128;
 /// Most documents that Solr is sent at once.
 const SOLR_JOB_MAX: usize = 100;
 /// Most pools of a plan; what would be one more shares the threads of the last.

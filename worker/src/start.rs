@@ -204,9 +204,9 @@ impl Worker {
         let poll = mio::Poll::new()?;
         let inbox = Arc::new(Inbox::new(mio::Waker::new(poll.registry(), WAKER)?));
         let counters = Arc::new(Counters::new(&plan));
-        let dispatcher = Arc::new(Dispatcher::new(&plan, settings.channel.retry));
-        let waiting = entries.len() as u64;
         let processed = settings.channel.ack == AckMode::Processed;
+        let dispatcher = Arc::new(Dispatcher::new(&plan, settings.channel.retry, !processed));
+        let waiting = entries.len() as u64;
         let in_progress = if processed { not_ours } else { Vec::new() };
         let index = Indexer {
             channel: settings.channel.clone(),

@@ -10,9 +10,9 @@ use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Bytes of a region: a count and that many ids of 20 characters, at most 100 of them.
-const REGION_BYTES: u64 = 2048;
-const IDS_MAX: usize = 100;
+/// Bytes of a region: a count and that many ids of 20 characters, at most 200 of them.
+const REGION_BYTES: u64 = 4096;
+const IDS_MAX: usize = 200;
 const ID_BYTES: usize = 20;
 
 /// The file.

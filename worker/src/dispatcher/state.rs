@@ -1,8 +1,9 @@
 //! The dispatcher's table of open messages, and which of them may go on.
 
+use super::gather::Gather;
 use super::{
-    Decision, FailedStep, JOB_BYTES_MAX, NewEntry, PROBE_OFFER_US, PROBE_TICKETS, REASON_BYTES_MAX, Standing,
-    StepEnd, Task, TaskReport, Wait,
+    Decision, FailedStep, JOB_BYTES_MAX, NewEntry, PROBE_OFFER_US, PROBE_TICKETS, REASON_BYTES_MAX,
+    SMALL_JOB_BYTES, Standing, StepEnd, Task, TaskReport, Wait,
 };
 use crate::order::{Lanes, Ticket};
 use crate::plan::{Pool, Pools, STEPS_MAX, StepSet};
@@ -22,6 +23,8 @@ pub(super) struct State {
     pub(super) pools: Pools,
     /// By pool: messages that may have a step to carry out there.
     pub(super) ready: Vec<VecDeque<Ticket>>,
+    /// Of the first pool, where that writes files.
+    pub(super) gather: Gather,
     /// Pools whose threads have not been told of what is ready, a bit each.
     pub(super) news: u32,
     /// Messages that must run alone after a worker's death, in order.
@@ -97,6 +100,7 @@ impl State {
     pub(super) fn new(places: usize, pools: Pools) -> State {
         State {
             ready: vec![VecDeque::new(); pools.len()],
+            gather: Gather::default(),
             news: 0,
             pools,
             entries: Vec::new(),
@@ -293,6 +297,12 @@ impl State {
         pools.into_iter().any(|pool| self.pools[pool].steps.has(place))
     }
 
+    /// How long the files that are ready wait for more.
+    pub(super) fn gathers_for(&self) -> Option<Duration> {
+        let few = (1..self.pools[0].job_max).contains(&self.ready[0].len());
+        (few && self.suspects.is_empty()).then(|| self.gather.left()).flatten()
+    }
+
     /// A job for a thread of a pool.
     pub(super) fn take(&mut self, pool: usize, now_us: i64, give_up_us: i64) -> Option<Vec<Task>> {
         if self.suspect_runs {
@@ -318,7 +328,13 @@ impl State {
         let mut job: Vec<Task> = Vec::new();
         let mut bytes = 0;
         let mut looks = self.ready[pool].len();
-        while looks > 0 && job.len() < share && bytes < JOB_BYTES_MAX {
+        let is_local = of_pool == self.pools.local();
+        let gathers = is_local && self.gather.is_on();
+        // Small files are faster written by one thread with its two flushes than by several with two each.
+        let goes_on = |messages: usize, bytes: usize| {
+            messages < share || (gathers && messages < job_max && bytes < SMALL_JOB_BYTES)
+        };
+        while looks > 0 && goes_on(job.len(), bytes) && bytes < JOB_BYTES_MAX {
             looks -= 1;
             let Some(ticket) = self.ready[pool].pop_front() else { break };
             // Gone since, and its ticket may be another's.
@@ -330,7 +346,7 @@ impl State {
             let steps = self.runnable_in(pool, ticket, now_us, give_up_us);
             if steps.is_empty() {
                 // Woken again by its lane, its timer or its breaker; the others need not wait for that.
-                if of_pool == self.pools.local() {
+                if is_local {
                     self.wake_for_peers(ticket);
                 }
                 continue;
@@ -343,6 +359,9 @@ impl State {
                 next = if room { self.follower(pool, &task, now_us, give_up_us) } else { None };
                 job.push(task);
             }
+        }
+        if is_local && !job.is_empty() && self.ready[pool].is_empty() {
+            self.gather.emptied();
         }
         (!job.is_empty()).then_some(job)
     }

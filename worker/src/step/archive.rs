@@ -1,7 +1,7 @@
 //! The archive step: the message as received, in a file of its own.
 
 use super::{Context, Progress, again};
-use crate::files::{FileBatch, NewFile};
+use crate::files::{Arrival, FileBatch, NewFile};
 use std::path::Path;
 
 /// Stages the archived message.
@@ -13,6 +13,7 @@ pub fn stage(context: &Context<'_>, batch: &mut FileBatch<'_>, root: &Path, plac
         suffix: ".hl7",
         id: context.names.message_id,
         part: (place, 0),
+        arrival: Arrival::Linked,
         order: context.order,
     };
     match batch.stage(&file, context.body) {

@@ -12,7 +12,7 @@ mod report;
 mod tests;
 
 use super::{Attachments, Context, Progress, stage_attachments};
-use crate::files::FileBatch;
+use crate::files::{Arrival, FileBatch};
 use config::{AttachmentFormat, Channel};
 use data::Reading;
 use hl7::charset::Encoding;
@@ -40,7 +40,7 @@ pub fn stage(
     root: &Path,
     place: usize,
 ) -> Progress {
-    stage_attachments(context, attachments, batch, root, context.below, place)
+    stage_attachments(context, attachments, batch, (root, context.below, Arrival::Linked), place)
 }
 
 /// The attachments of a message: those at `attachment_field`, or the first of an OBX or Z segment. A text is always

@@ -2,7 +2,7 @@
 //! up.
 
 use super::{Attachments, Context, Progress, again, credentials, stage_attachments};
-use crate::files::{FileBatch, NewFile};
+use crate::files::{Arrival, FileBatch, NewFile};
 use config::Workflow;
 use std::path::Path;
 
@@ -17,7 +17,7 @@ pub fn stage(
     match context.workflow {
         Workflow::Credentials => stage_task(context, batch, root, place),
         Workflow::Document | Workflow::PatientMerge | Workflow::Store => {
-            stage_attachments(context, attachments, batch, root, "", place)
+            stage_attachments(context, attachments, batch, (root, "", Arrival::Moved), place)
         }
     }
 }
@@ -34,6 +34,7 @@ fn stage_task(context: &Context<'_>, batch: &mut FileBatch<'_>, root: &Path, pla
         suffix: TASK_SUFFIX,
         id: context.names.message_id,
         part: (place, 0),
+        arrival: Arrival::Moved,
         order: context.order,
     };
     match batch.stage(&file, &task) {

@@ -16,7 +16,7 @@ pub mod stamp;
 
 use crate::dispatcher::StepEnd;
 use crate::extract::Metadata;
-use crate::files::{FileBatch, FileFault, NewFile, Staged};
+use crate::files::{Arrival, FileBatch, FileFault, NewFile, Staged};
 use crate::names::NameParts;
 use config::{Channel, Workflow};
 use hl7::message::Message;
@@ -109,8 +109,7 @@ fn stage_attachments(
     context: &Context<'_>,
     attachments: &mut Attachments,
     batch: &mut FileBatch<'_>,
-    root: &std::path::Path,
-    below: &str,
+    (root, below, arrival): (&std::path::Path, &str, Arrival),
     place: usize,
 ) -> Progress {
     let found = match attachments.of(context) {
@@ -127,6 +126,7 @@ fn stage_attachments(
             suffix: attachment.suffix,
             id: context.names.message_id,
             part: (place, at),
+            arrival,
             order: context.order,
         };
         match batch.stage(&file, &attachment.bytes) {
