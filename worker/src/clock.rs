@@ -14,22 +14,35 @@ pub struct Clock {
 impl Clock {
     /// Starts from the system's clock.
     pub fn start() -> Clock {
-        Clock { start: Instant::now(), start_us: system_us() }
+        Clock { start: instant(), start_us: system_us() }
     }
 
     /// Microseconds of Unix time, never stepping: for waits.
     pub fn now_us(&self) -> i64 {
-        self.start_us + i64::try_from(self.start.elapsed().as_micros()).unwrap_or(i64::MAX)
+        self.start_us + i64::try_from((instant() - self.start).as_micros()).unwrap_or(i64::MAX)
     }
 
     /// Milliseconds since the start: for a session's timers.
     pub fn now_ms(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from((instant() - self.start).as_millis()).unwrap_or(u64::MAX)
     }
+}
+
+/// The moment by the monotonic clock; in a simulation, by its own.
+pub fn instant() -> Instant {
+    #[cfg(test)]
+    if let Some(simulated) = simulated::instant() {
+        return simulated;
+    }
+    Instant::now()
 }
 
 /// Microseconds of Unix time as the system has it: for a message's time of receipt.
 pub fn system_us() -> i64 {
+    #[cfg(test)]
+    if let Some(simulated) = simulated::system_us() {
+        return simulated;
+    }
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
@@ -66,6 +79,35 @@ pub fn file_time(time: &jiff::Zoned) -> String {
 pub fn hl7_time(time: &jiff::Zoned) -> String {
     let (hour, minute, second) = (time.hour(), time.minute(), time.second());
     format!("{:04}{:02}{:02}{hour:02}{minute:02}{second:02}", time.year(), time.month(), time.day())
+}
+
+/// Time that passes when a test says so, in its thread only.
+#[cfg(test)]
+pub(crate) mod simulated {
+    use std::cell::Cell;
+    use std::sync::LazyLock;
+    use std::time::{Duration, Instant};
+
+    static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+    /// 2 January 2026.
+    const BEGINNING_US: i64 = 1_767_312_000_000_000;
+
+    thread_local! {
+        static PASSED: Cell<Option<Duration>> = const { Cell::new(None) };
+    }
+
+    /// From now on that much time has passed since the beginning; `None`: the system's clocks count again.
+    pub(crate) fn set(passed: Option<Duration>) {
+        PASSED.set(passed);
+    }
+
+    pub(super) fn instant() -> Option<Instant> {
+        PASSED.get().map(|passed| *BEGINNING + passed)
+    }
+
+    pub(super) fn system_us() -> Option<i64> {
+        PASSED.get().map(|passed| BEGINNING_US + passed.as_micros() as i64)
+    }
 }
 
 #[cfg(test)]

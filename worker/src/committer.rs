@@ -9,6 +9,7 @@ mod append;
 
 pub use append::{Append, Changed, Intake, IntakeKind, NewMessage, Origin, Outcomes, Returned, Stores};
 
+use crate::clock::instant;
 use crate::counters::Counters;
 use crate::dispatcher::{Dispatcher, NewEntry, Wait};
 use crate::failed::{FailedFolder, FailedMessage};
@@ -19,6 +20,7 @@ use crate::plan::{Plan, StepSet};
 use crate::quarantine::Quarantine;
 use crate::returned::{ReturnedFolder, ReturnedMessage};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use journal::storage::Storage;
 use journal::{FileStorage, Journal, JournalError, Location, MessageId, Received, Record};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -41,9 +43,9 @@ const MOVES_MAX: usize = 256;
 const EXIT_TEMPORARY: i32 = 75;
 
 /// The committer's thread.
-pub struct Committer {
+pub struct Committer<S: Storage = FileStorage> {
     /// The journal, which nobody else writes.
-    pub journal: Journal<FileStorage>,
+    pub journal: Journal<S>,
     /// What is to be appended.
     pub queue: Receiver<Append>,
     /// Where the reactor learns what is flushed.
@@ -68,6 +70,8 @@ pub struct Committer {
     pub moved_at: Instant,
     /// Messages that could not be stored: one that came again before the reactor heard of it is not known either.
     pub lost: HashSet<MessageId>,
+    /// How the process ends where its journal does.
+    pub exit: fn(i32) -> !,
 }
 
 /// One batch on its way to the disk.
@@ -99,7 +103,7 @@ impl Batch {
     }
 }
 
-impl Committer {
+impl<S: Storage> Committer<S> {
     /// Works until told to stop.
     pub fn run(mut self) {
         let mut kept: Vec<Append> = Vec::new();
@@ -117,25 +121,30 @@ impl Committer {
                 bytes += size_of_item(&item);
                 items.push(item);
             }
-            match self.commit(&items) {
-                Ok(batch) => {
-                    let stop = batch.stop;
-                    self.publish(batch);
-                    if stop {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    let stop = items.iter().any(|item| matches!(item, Append::Stop));
-                    kept = self.not_stored(error, items);
-                    // What could not be said is done again after the start; a stop does not wait for room.
-                    if stop {
-                        return;
-                    }
-                }
+            match self.turn(items) {
+                Some(items) => kept = items,
+                None => return,
             }
-            self.counters.journal_bytes.store(self.journal.bytes(), Relaxed);
         }
+    }
+
+    /// One batch. Returns what of it is to be tried again; `None` when it said to stop.
+    pub(crate) fn turn(&mut self, items: Vec<Append>) -> Option<Vec<Append>> {
+        let kept = match self.commit(&items) {
+            Ok(batch) => {
+                let stop = batch.stop;
+                self.publish(batch);
+                (!stop).then(Vec::new)
+            }
+            Err(error) => {
+                let stop = items.iter().any(|item| matches!(item, Append::Stop));
+                let kept = self.not_stored(error, items);
+                // What could not be said is done again after the start; a stop does not wait for room.
+                (!stop).then_some(kept)
+            }
+        };
+        self.counters.journal_bytes.store(self.journal.bytes(), Relaxed);
+        kept
     }
 
     /// Appends everything, then flushes once where anything asks for it.
@@ -476,7 +485,7 @@ impl Committer {
 
     fn move_forward(&mut self) -> Result<(), JournalError> {
         // Looking for what is open in it takes as long as there is much open.
-        if self.moved_at.elapsed() < BETWEEN_MOVES {
+        if instant() - self.moved_at < BETWEEN_MOVES {
             return Ok(());
         }
         let Some(segment) = self.journal.sparse() else { return Ok(()) };
@@ -508,7 +517,7 @@ impl Committer {
             }
             moved.push((ticket, entry.id, entry.location, to));
         }
-        self.moved_at = Instant::now();
+        self.moved_at = instant();
         if moved.is_empty() {
             return Ok(());
         }
@@ -550,14 +559,14 @@ impl Committer {
     }
 
     /// An idle channel gives back what it does not need of the disk.
-    fn settle(&mut self) {
+    pub(crate) fn settle(&mut self) {
         let settled = self.journal.settle(IDLE_BYTES_MAX);
         self.unless_full(settled);
     }
 
     fn end_on(&self, error: &JournalError, what: &str) -> ! {
         log::error!("{what}: {error}; the worker starts afresh");
-        std::process::exit(EXIT_TEMPORARY);
+        (self.exit)(EXIT_TEMPORARY)
     }
 }
 

@@ -25,7 +25,8 @@ use crate::task_slots::TaskSlots;
 use config::WorkerSettings;
 use crossbeam_channel::Sender;
 use hl7::message::Message;
-use journal::{JournalError, OwnedReceived, Reader};
+use journal::storage::Storage;
+use journal::{FileStorage, JournalError, OwnedReceived, Reader};
 use link::SecretValue;
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -38,7 +39,7 @@ use std::time::{Duration, Instant};
 const SLOT_WAIT: Duration = Duration::from_millis(200);
 
 /// What all delivery threads of a worker share.
-pub struct Delivery {
+pub struct Delivery<S: Storage = FileStorage> {
     /// The settings.
     pub settings: Arc<WorkerSettings>,
     /// The values of the secrets that the settings name.
@@ -50,7 +51,7 @@ pub struct Delivery {
     /// Gives out jobs.
     pub dispatcher: Arc<Dispatcher>,
     /// Reads messages back.
-    pub reader: Reader,
+    pub reader: Reader<S>,
     /// Where outcomes are recorded.
     pub committer: Sender<Append>,
     /// Messages that need a person.
@@ -69,13 +70,20 @@ pub struct Delivery {
     pub busy: AtomicUsize,
     /// What closes the worker in, and may have become too narrow.
     pub sandbox: Arc<Sandbox>,
+    /// A simulation's answer to a step, in the place of the step.
+    #[cfg(test)]
+    pub outside: Option<Box<Outside>>,
 }
+
+/// How a step ends, of which message.
+#[cfg(test)]
+pub(crate) type Outside = dyn Fn(usize, &Context<'_>) -> Progress + Send + Sync;
 
 /// The step that stands for the end of a sender's patience.
 const TOO_LATE: &str = "answer_timeout";
 
 /// A task with what came of it.
-struct Worked {
+pub(crate) struct Worked {
     task: Task,
     began_us: i64,
     label: Label,
@@ -144,7 +152,7 @@ impl Held {
     }
 }
 
-impl Delivery {
+impl<S: Storage> Delivery<S> {
     /// Works for a pool until the dispatcher stops; `thread` is this thread's number among all of them.
     pub fn run(&self, pool: usize, thread: usize) {
         let mut folders = Folders::default();
@@ -161,17 +169,28 @@ impl Delivery {
                 self.dispatcher.report(reports, self.clock.now_us());
                 continue;
             }
-            if let Err(error) = self.started.begin(thread, tasks.iter().map(|t| t.id)) {
-                log::warn!("could not record which messages are started: {error}");
-            }
-            self.busy.fetch_add(1, Relaxed);
-            self.job(tasks, &mut folders, &mut peers);
-            self.busy.fetch_sub(1, Relaxed);
-            if let Err(error) = self.started.end(thread) {
-                log::warn!("could not record which messages are started: {error}");
-            }
-            self.slots.give_back(thread);
+            self.begin(thread, &tasks);
+            let (worked, placed) = self.carry_out(tasks, &mut folders, &mut peers);
+            self.conclude(worked, &placed);
+            self.end(thread);
         }
+    }
+
+    /// A thread that has a slot begins with its job.
+    pub(crate) fn begin(&self, thread: usize, tasks: &[Task]) {
+        if let Err(error) = self.started.begin(thread, tasks.iter().map(|t| t.id)) {
+            log::warn!("could not record which messages are started: {error}");
+        }
+        self.busy.fetch_add(1, Relaxed);
+    }
+
+    /// Its outcomes are handed over.
+    pub(crate) fn end(&self, thread: usize) {
+        self.busy.fetch_sub(1, Relaxed);
+        if let Err(error) = self.started.end(thread) {
+            log::warn!("could not record which messages are started: {error}");
+        }
+        self.slots.give_back(thread);
     }
 
     fn first_of_pool(&self, pool: usize, thread: usize) -> bool {
@@ -199,7 +218,13 @@ impl Delivery {
         true
     }
 
-    fn job(&self, tasks: Vec<Task>, folders: &mut Folders, peers: &mut Peers<'_>) {
+    /// Everything that a job's messages are to have done to them, up to what is durable of it.
+    pub(crate) fn carry_out(
+        &self,
+        tasks: Vec<Task>,
+        folders: &mut Folders,
+        peers: &mut Peers<'_>,
+    ) -> (Vec<Worked>, Placed) {
         let mut job = Job {
             batch: FileBatch::new(folders),
             gathered: Gathered::default(),
@@ -216,7 +241,7 @@ impl Delivery {
         let Job { batch, gathered, peers, .. } = job;
         self.send(gathered, peers, &mut worked);
         let placed = batch.commit();
-        self.conclude(worked, &placed);
+        (worked, placed)
     }
 
     /// What the steps of a job gathered for their peers goes out together.
@@ -381,6 +406,10 @@ impl Delivery {
         attachments: &mut Attachments,
         job: &mut Job<'_, '_>,
     ) -> Progress {
+        #[cfg(test)]
+        if let Some(outside) = &self.outside {
+            return outside(place, context);
+        }
         let (completed, with_lookups);
         let mut context = context;
         if self.plan.looks_up(place, context.workflow) {
@@ -403,7 +432,7 @@ impl Delivery {
     }
 
     /// Everything that can be durable is: what happened goes on record, and the dispatcher is told.
-    fn conclude(&self, worked: Vec<Worked>, placed: &Placed) {
+    pub(crate) fn conclude(&self, worked: Vec<Worked>, placed: &Placed) {
         let now_us = self.clock.now_us();
         let mut outcomes = Outcomes::default();
         let mut reports: Vec<TaskReport> = Vec::with_capacity(worked.len());

@@ -275,23 +275,16 @@ impl Dispatcher {
                 return None;
             }
             let now_us = now();
-            let give_up_us = micros(self.retry.give_up);
-            let next_timer = state.fire_timers(now_us, give_up_us);
             if pool == 0
                 && let Some(left) = state.gathers_for()
             {
                 // One thread sleeps for all.
                 state.gather.is_watched = true;
-                self.publish(&mut state);
                 state = self.due[pool].wait_timeout(state, left).unwrap_or_else(|e| e.into_inner()).0;
                 state.gather.is_watched = false;
                 continue;
             }
-            let job = state.take(pool, now_us, give_up_us);
-            // What is left of this pool's wakes one more of its threads.
-            let left = !state.ready[pool].is_empty();
-            state.news = state.news & !(1 << pool) | (u32::from(job.is_some() && left) << pool);
-            self.publish(&mut state);
+            let (job, next_timer) = self.look(&mut state, pool, now_us);
             if let Some(job) = job {
                 return Some(job);
             }
@@ -303,6 +296,25 @@ impl Dispatcher {
                 None => self.due[pool].wait(state).unwrap_or_else(|e| e.into_inner()),
             };
         }
+    }
+
+    /// A job for a thread of a pool, if there is one now; else when the next timer ends.
+    fn look(&self, state: &mut State, pool: usize, now_us: i64) -> (Option<Vec<Task>>, Option<i64>) {
+        let give_up_us = micros(self.retry.give_up);
+        let next_timer = state.fire_timers(now_us, give_up_us);
+        let job = state.take(pool, now_us, give_up_us);
+        // What is left of this pool's wakes one more of its threads.
+        let left = !state.ready[pool].is_empty();
+        state.news = state.news & !(1 << pool) | (u32::from(job.is_some() && left) << pool);
+        self.publish(state);
+        (job, next_timer)
+    }
+
+    /// As [`Dispatcher::next`], without waiting.
+    #[cfg(test)]
+    pub(crate) fn try_next(&self, pool: usize, now_us: i64) -> Option<Vec<Task>> {
+        let mut state = self.lock();
+        if state.stopping { None } else { self.look(&mut state, pool, now_us).0 }
     }
 
     /// Tells the threads of what has become ready.

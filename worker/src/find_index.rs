@@ -105,6 +105,7 @@ enum Note {
 
 /// Where notes are handed over. Never blocks for the disk, never fails.
 #[derive(Clone, Debug)]
+#[cfg_attr(test, derive(Default))]
 pub(crate) struct Sender(Arc<Shared>);
 
 #[derive(Debug, Default)]

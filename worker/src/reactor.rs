@@ -119,7 +119,7 @@ pub struct Drained {
     pub timeout: Duration,
 }
 
-struct Turn<'r> {
+pub(crate) struct Turn<'r> {
     r: &'r mut Reactor,
     connections: Connections,
     readable: Vec<usize>,
@@ -163,6 +163,11 @@ impl Reactor {
     /// # Errors
     /// The event queue itself fails.
     pub fn run(mut self) -> io::Result<Drained> {
+        self.begin()?.run()
+    }
+
+    /// Ready for its first turn.
+    pub(crate) fn begin(&mut self) -> io::Result<Turn<'_>> {
         let registry = self.poll.registry();
         if let Some(listener) = &mut self.listener {
             registry.register(listener, LISTENER, Interest::READABLE)?;
@@ -196,10 +201,10 @@ impl Reactor {
             tls_log: RateLimit::default(),
             contacts: Contacts::default(),
             is_outdated: false,
-            r: &mut self,
+            r: self,
         };
         turn.look_for_room();
-        turn.run()
+        Ok(turn)
     }
 }
 
@@ -210,35 +215,49 @@ impl Turn<'_> {
         let mut accept = true;
         loop {
             let now_ms = self.r.clock.now_ms();
-            match self.r.poll.poll(&mut events, Some(self.patience(now_ms))) {
-                Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
-                _ => {}
-            }
-            let now_ms = self.r.clock.now_ms();
-            for event in &events {
-                match event.token() {
-                    LISTENER => accept = true,
-                    LINK => self.orders(now_ms),
-                    WAKER => {}
-                    SIGNALS => self.signals(now_ms),
-                    Token(token) => self.connection_event(token - FIRST_CONNECTION, event),
-                }
-            }
-            self.news(now_ms);
-            if accept && now_ms >= self.accept_pause_until_ms {
-                accept = self.accept(now_ms);
-            }
-            self.read_all(now_ms);
-            self.time_passes(now_ms);
-            self.hand_over();
-            if now_ms >= self.next_report_ms {
-                self.report(now_ms);
-            }
-            if let Some(drained) = self.drained(now_ms) {
-                self.tell_contacts(now_ms, true);
+            let patience = self.patience(now_ms);
+            if let Some(drained) = self.turn(&mut events, patience, &mut accept)? {
                 return Ok(drained);
             }
         }
+    }
+
+    /// One turn, which waits for events at most that long.
+    pub(crate) fn turn(
+        &mut self,
+        events: &mut Events,
+        patience: Duration,
+        accept: &mut bool,
+    ) -> io::Result<Option<Drained>> {
+        match self.r.poll.poll(events, Some(patience)) {
+            Err(e) if e.kind() != io::ErrorKind::Interrupted => return Err(e),
+            _ => {}
+        }
+        let now_ms = self.r.clock.now_ms();
+        for event in &*events {
+            match event.token() {
+                LISTENER => *accept = true,
+                LINK => self.orders(now_ms),
+                WAKER => {}
+                SIGNALS => self.signals(now_ms),
+                Token(token) => self.connection_event(token - FIRST_CONNECTION, event),
+            }
+        }
+        self.news(now_ms);
+        if *accept && now_ms >= self.accept_pause_until_ms {
+            *accept = self.accept(now_ms);
+        }
+        self.read_all(now_ms);
+        self.time_passes(now_ms);
+        self.hand_over();
+        if now_ms >= self.next_report_ms {
+            self.report(now_ms);
+        }
+        let drained = self.drained(now_ms);
+        if drained.is_some() {
+            self.tell_contacts(now_ms, true);
+        }
+        Ok(drained)
     }
 
     /// How long the next wait may be.

@@ -14,8 +14,10 @@ use crate::start::StartFault;
 use crate::started::Started;
 use crate::strikes;
 use config::WorkerSettings;
+use journal::storage::Storage;
 use journal::{
-    FileStorage, Journal, JournalError, MessageId, OpenFault, Options, Recent, Record, Replayed, State,
+    FileStorage, Journal, JournalError, MessageId, OpenFault, Options, Reader, Recent, Record, Replayed,
+    State,
 };
 use link::Death;
 use std::collections::{HashMap, HashSet};
@@ -32,9 +34,9 @@ const CRASH_STEP: &str = "crash";
 const LOCK_EVERY: Duration = Duration::from_millis(20);
 
 /// What was found.
-pub(crate) struct Recovered {
+pub(crate) struct Recovered<S: Storage = FileStorage> {
     /// Open for writing.
-    pub(crate) journal: Journal<FileStorage>,
+    pub(crate) journal: Journal<S>,
     /// Messages still open, in the order in which they were acknowledged.
     pub(crate) entries: Vec<NewEntry>,
     /// Those of them whose senders were not told AA: they may wait for the outcome (`ack: processed`).
@@ -71,6 +73,18 @@ pub(crate) fn recover(
     predecessor: Option<Death>,
     clock: &Clock,
 ) -> Result<Recovered, StartFault> {
+    recover_from(lock, Options::default(), settings, plan, predecessor, clock)
+}
+
+/// The same, with the journal in a storage that `open` gives for its folder.
+pub(crate) fn recover_from<S: Storage>(
+    open: impl FnOnce(&Path) -> Result<S, StartFault>,
+    options: Options,
+    settings: &WorkerSettings,
+    plan: &Plan,
+    predecessor: Option<Death>,
+    clock: &Clock,
+) -> Result<Recovered<S>, StartFault> {
     let folder = settings.state_path.join(&settings.channel.name);
     let could_not = |what: &str, path: &Path, why: String| {
         StartFault::temporary(format!("could not {what} {path:?}: {why}"))
@@ -86,7 +100,7 @@ pub(crate) fn recover(
         failed: folder.join("failed"),
         quarantine: folder.join("quarantine"),
     };
-    let storage = lock(&paths.journal)?;
+    let storage = open(&paths.journal)?;
     let tag_key =
         tag_key(&folder.join("key")).map_err(|e| could_not("read", &folder.join("key"), plain(&e)))?;
     let started = folder.join("started");
@@ -105,7 +119,7 @@ pub(crate) fn recover(
         finished: Vec::new(),
         not_ours: Vec::new(),
     };
-    let (mut journal, summary) = Journal::open(storage, Options::default(), &mut |m| replay.take(m))
+    let (mut journal, summary) = Journal::open(storage, options, &mut |m| replay.take(m))
         .map_err(|e| could_not("open journal", &paths.journal, e.to_string()))?;
     for damage in &summary.damage {
         log::error!("the journal is damaged: {damage}");
@@ -172,7 +186,7 @@ pub(crate) fn recover(
 
 /// Strikes, and messages that need nothing any more.
 fn record(
-    journal: &mut Journal<FileStorage>,
+    journal: &mut Journal<impl Storage>,
     entries: &[NewEntry],
     condemned: &[NewEntry],
     finished: &[NewEntry],
@@ -274,7 +288,7 @@ fn condemn(
     settings: &WorkerSettings,
     plan: &Plan,
     failed: &FailedFolder,
-    reader: &journal::Reader,
+    reader: &Reader<impl Storage>,
 ) -> Result<(), StartFault> {
     let received = reader.read(entry.location).ok();
     let flags = received.as_ref().map_or(0, |r| r.flags);

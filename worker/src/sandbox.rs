@@ -47,6 +47,14 @@ pub struct Sandbox {
     pub level: String,
 }
 
+#[cfg(test)]
+impl Sandbox {
+    /// None: where nobody watches, what stands now is what stood.
+    pub(crate) fn none() -> Sandbox {
+        Sandbox { watch: Watch::of_nothing(), level: String::new() }
+    }
+}
+
 /// Before a secret is in memory: no core that would hold patient data, no other process of this user may look in, and no
 /// descriptor is there that somebody left open before the master started. What could not be had, for the log.
 pub fn seal() -> Vec<String> {

@@ -1,7 +1,7 @@
 //! A worker's life: it takes its orders over the link, opens its journal, starts its threads, runs the event loop, and
 //! drains.
 
-use crate::clock::Clock;
+use crate::clock::{self, Clock};
 use crate::committer::{Append, Committer};
 use crate::counters::Counters;
 use crate::delivery::Delivery;
@@ -240,6 +240,8 @@ impl Worker {
                 clock,
                 busy: AtomicUsize::new(0),
                 sandbox: Arc::clone(&sandbox),
+                #[cfg(test)]
+                outside: None,
             }),
             desk: Desk {
                 questions: asked,
@@ -263,8 +265,9 @@ impl Worker {
                 tells_endings: processed,
                 quarantine,
                 counters: Arc::clone(&counters),
-                moved_at: Instant::now(),
+                moved_at: clock::instant(),
                 lost: HashSet::new(),
+                exit: std::process::exit,
             },
             reactor: ReactorParts {
                 listener,

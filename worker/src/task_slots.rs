@@ -5,6 +5,7 @@
 //! stand still until its timeout. So a job that talks to a peer gives its slot back after [`PEER_WAIT`], whoever asks for
 //! one then or within a second. Such jobs are bounded by the threads of their step; the slots bound all the rest.
 
+use crate::clock::instant;
 use link::{SlotGuard, Slots};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,7 +41,7 @@ impl TaskSlots {
             self.slots.acquire(timeout)
         });
         let Some(slot) = slot else { return false };
-        *self.of(thread) = Some(Held { _slot: slot, since: Instant::now(), at_peer });
+        *self.of(thread) = Some(Held { _slot: slot, since: instant(), at_peer });
         true
     }
 
@@ -54,7 +55,7 @@ impl TaskSlots {
     pub fn end_long_waits(&self) {
         for thread in 0..self.by_thread.len() {
             let mut held = self.of(thread);
-            if held.as_ref().is_some_and(|held| held.at_peer && held.since.elapsed() >= PEER_WAIT) {
+            if held.as_ref().is_some_and(|held| held.at_peer && instant() - held.since >= PEER_WAIT) {
                 held.take();
             }
         }

@@ -12,11 +12,12 @@ use crate::step::stamp::Marked;
 use config::AckMode;
 use hl7::ack::Refusal;
 use hl7::message::Message;
+use journal::storage::Storage;
 use journal::{JournalError, OwnedReceived};
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-impl Delivery {
+impl<S: Storage> Delivery<S> {
     /// Steps are left, or others still work on it.
     pub(super) fn goes_on(
         &self,

@@ -2,6 +2,7 @@
 //! these wait for the same disk as the journal's, which senders wait for. So what becomes ready shortly after all was
 //! given out waits a moment for more; under load nothing waits, since there is always more.
 
+use crate::clock::instant;
 use std::time::{Duration, Instant};
 
 /// How long after the last file job others gather.
@@ -31,13 +32,13 @@ impl Gather {
     /// A job was given out, and nothing is left.
     pub(super) fn emptied(&mut self) {
         if self.is_on {
-            self.emptied_at = Some(Instant::now());
+            self.emptied_at = Some(instant());
         }
     }
 
     /// How long what is ready still waits; `None`: it is given out.
     pub(super) fn left(&self) -> Option<Duration> {
-        let left = GATHER.checked_sub(self.emptied_at?.elapsed())?;
+        let left = GATHER.checked_sub(instant() - self.emptied_at?)?;
         (!left.is_zero()).then_some(left)
     }
 }

@@ -53,7 +53,7 @@ impl Turn<'_> {
         true
     }
 
-    pub(super) fn connected(&mut self, stream: TcpStream, peer: std::net::SocketAddr, now_ms: u64) {
+    pub(crate) fn connected(&mut self, stream: TcpStream, peer: std::net::SocketAddr, now_ms: u64) {
         let settings = Arc::clone(&self.r.settings);
         let channel = &settings.channel;
         match self.connections.admit(peer.ip(), &channel.allow, &channel.bounds, now_ms) {

@@ -99,6 +99,13 @@ impl Watch {
         Watch { paths: writable.chain(readable).collect(), ..Watch::default() }
     }
 
+    /// Of no path, and without a thread that looks.
+    #[cfg(test)]
+    pub(super) fn of_nothing() -> Watch {
+        let looks = Mutex::new(Looks { done: u64::MAX, ..Looks::default() });
+        Watch { looks, ..Watch::default() }
+    }
+
     /// To be called when a step is to be tried again: has the paths looked at, and does not wait for it.
     pub fn after_fault(&self) {
         self.ask();

@@ -6,7 +6,7 @@
 //! process leaves the first view; a power cut leaves the second, with any part of what was between them, in
 //! any order. Everything follows from seeds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io::{self, IoSlice};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -31,6 +31,8 @@ pub enum Operation {
     Remove,
     /// Flushing the folder.
     SyncFolder,
+    /// Listing the folder, opening a file, reading. Counted only for a plan that names it.
+    Look,
 }
 
 /// What happens instead.
@@ -98,7 +100,11 @@ struct Disk {
     durable_names: BTreeMap<String, usize>,
     name_changes: Vec<NameChange>,
     operations: u64,
-    plan: Option<Plan>,
+    /// The first one is next; those behind it count from when it has struck.
+    plans: VecDeque<Plan>,
+    /// The first plan lasts, and has struck.
+    lasts: bool,
+    struck: u64,
     room: Option<u64>,
     dead: bool,
 }
@@ -144,7 +150,25 @@ impl Faulty {
 
     /// Sets, or with `None` clears, what is to fail.
     pub fn plan(&self, plan: Option<Plan>) {
-        self.disk().plan = plan;
+        self.plans(plan);
+    }
+
+    /// Sets what is to fail one after another: each is counted from when the one before it has struck.
+    pub fn plans(&self, plans: impl IntoIterator<Item = Plan>) {
+        let mut disk = self.disk();
+        disk.plans = plans.into_iter().collect();
+        disk.lasts = false;
+    }
+
+    /// The plans that have not struck yet: a disk found again has none of its own.
+    pub fn plans_left(&self) -> Vec<Plan> {
+        let disk = self.disk();
+        disk.plans.iter().skip(usize::from(disk.lasts)).copied().collect()
+    }
+
+    /// How many plans have struck.
+    pub fn struck(&self) -> u64 {
+        self.disk().struck
     }
 
     /// How many more bytes all files together may grow by; `None` for any.
@@ -313,9 +337,9 @@ impl Disk {
     /// Counts an operation; says what is to go wrong with it.
     fn strike(&mut self, operation: Operation) -> io::Result<Option<Fault>> {
         self.alive()?;
-        self.operations += 1;
-        let Some(plan) = &mut self.plan else { return Ok(None) };
-        if plan.only.is_some_and(|only| only != operation) {
+        self.operations += u64::from(operation != Operation::Look);
+        let Some(plan) = self.plans.front_mut() else { return Ok(None) };
+        if plan.only.map_or(operation == Operation::Look, |only| only != operation) {
             return Ok(None);
         }
         if plan.after > 0 {
@@ -323,8 +347,12 @@ impl Disk {
             return Ok(None);
         }
         let fault = plan.fault;
+        if !self.lasts {
+            self.struck += 1;
+        }
+        self.lasts = plan.lasting;
         if !plan.lasting {
-            self.plan = None;
+            self.plans.pop_front();
         }
         if fault == Fault::Stop {
             self.dead = true;
@@ -365,8 +393,8 @@ impl Storage for Faulty {
     type File = FaultyFile;
 
     fn list(&self) -> io::Result<Vec<String>> {
-        let disk = self.disk();
-        disk.alive()?;
+        let mut disk = self.disk();
+        disk.strike_whole(Operation::Look)?;
         Ok(disk.names.keys().cloned().collect())
     }
 
@@ -380,8 +408,8 @@ impl Storage for Faulty {
     }
 
     fn open(&self, name: &str) -> io::Result<FaultyFile> {
-        let disk = self.disk();
-        disk.alive()?;
+        let mut disk = self.disk();
+        disk.strike_whole(Operation::Look)?;
         Ok(FaultyFile { folder: self.clone(), node: disk.get(name)? })
     }
 
@@ -424,9 +452,13 @@ pub struct FaultyFile {
 
 impl File for FaultyFile {
     fn read_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize> {
-        let disk = self.folder.disk();
-        disk.alive()?;
-        Ok(memory::read(&disk.nodes[self.node].seen, into, offset))
+        let mut disk = self.folder.disk();
+        let most = match disk.strike(Operation::Look)? {
+            Some(Fault::Error(number)) => return Err(io::Error::from_raw_os_error(number)),
+            Some(Fault::Short) => into.len().div_ceil(2),
+            Some(Fault::Stop) | None => into.len(),
+        };
+        Ok(memory::read(&disk.nodes[self.node].seen, &mut into[..most], offset))
     }
 
     fn write_at(&self, parts: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
