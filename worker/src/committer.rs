@@ -134,6 +134,7 @@ impl<S: Storage> Committer<S> {
             Ok(batch) => {
                 let stop = batch.stop;
                 self.publish(batch);
+                self.keep_buffers(items);
                 (!stop).then(Vec::new)
             }
             Err(error) => {
@@ -145,6 +146,23 @@ impl<S: Storage> Committer<S> {
         };
         self.counters.journal_bytes.store(self.journal.bytes(), Relaxed);
         kept
+    }
+
+    /// What large messages were received in serves the next ones.
+    fn keep_buffers(&self, items: Vec<Append>) {
+        for item in items {
+            let Append::Intake(messages) = item else { continue };
+            for message in messages {
+                match message.kind {
+                    IntakeKind::Known => {}
+                    IntakeKind::New(message)
+                    | IntakeKind::Again(message)
+                    | IntakeKind::Resumed(message, _) => {
+                        self.inbox.large_buffer.keep(message.body);
+                    }
+                }
+            }
+        }
     }
 
     /// Appends everything, then flushes once where anything asks for it.

@@ -1,6 +1,7 @@
 //! What the other threads tell the reactor. It is looked at once a turn of the event loop; the waker ends its wait.
 
 use crate::committer::Origin;
+use crate::large_buffer::LargeBuffer;
 use hl7::ack::Refusal;
 use journal::MessageId;
 use link::Answer;
@@ -35,12 +36,14 @@ pub enum Ending {
 pub struct Inbox {
     news: Mutex<Vec<News>>,
     waker: mio::Waker,
+    /// What a large message was received in, on its way back from the committer.
+    pub large_buffer: LargeBuffer,
 }
 
 impl Inbox {
     /// An empty one that ends the reactor's wait by that waker.
     pub fn new(waker: mio::Waker) -> Inbox {
-        Inbox { news: Mutex::default(), waker }
+        Inbox { news: Mutex::default(), waker, large_buffer: LargeBuffer::default() }
     }
 
     /// Puts news in.

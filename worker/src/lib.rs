@@ -32,6 +32,7 @@ mod folders;
 mod http;
 mod inbox;
 mod intake;
+mod large_buffer;
 mod merges;
 mod names;
 mod order;

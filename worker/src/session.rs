@@ -243,6 +243,11 @@ impl Session {
         self.decoder.buffered_bytes()
     }
 
+    /// The frame in progress goes on in this buffer, if that is larger than its own.
+    pub fn go_on_in(&mut self, buffer: Vec<u8>) {
+        self.decoder.go_on_in(buffer);
+    }
+
     /// Whether a frame has begun and not ended.
     pub fn in_frame(&self) -> bool {
         self.decoder.in_frame()

@@ -133,6 +133,7 @@ impl Turn<'_> {
             self.warn_of_expiry();
         }
         self.r.slots.end_long_waits();
+        self.r.inbox.large_buffer.expire();
         let status = self.status();
         self.tell(&Report::Status(Box::new(status)));
         self.tell_contacts(now_ms, false);

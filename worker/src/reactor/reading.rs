@@ -10,6 +10,7 @@ use crate::committer::{Append, Intake as Stored, IntakeKind, Origin};
 use crate::connections::{Connection, canonical};
 use crate::contacts::Kind;
 use crate::intake::Taken;
+use crate::large_buffer;
 use crate::rate_limit::left_out;
 use crate::session::Session;
 use crate::transport::{Transport, tls_fault};
@@ -141,7 +142,14 @@ impl Turn<'_> {
         let mut taken = 0;
         while taken < TURN_BYTES_MAX {
             let Some(connection) = self.connections.get(at) else { break };
-            let large = connection.session.buffered_bytes() >= READ_BYTES_MAX;
+            let held = connection.session.buffered_bytes();
+            let large = held >= READ_BYTES_MAX;
+            if large
+                && held < large_buffer::BYTES_MIN
+                && let Some(buffer) = self.r.inbox.large_buffer.take()
+            {
+                connection.session.go_on_in(buffer);
+            }
             let room = if large { READ_BYTES_MAX } else { READ_BYTES };
             match connection.transport.read(&mut scratch[..room]) {
                 Ok(0) => {

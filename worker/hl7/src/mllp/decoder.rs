@@ -203,6 +203,19 @@ impl Decoder {
         }
     }
 
+    /// The frame being received goes on in this buffer, if that is larger than its own: to grow costs more than to copy
+    /// what there is.
+    pub fn go_on_in(&mut self, mut buffer: Vec<u8>) {
+        if let State::Body(frame) | State::Ending(frame) = &mut self.state
+            && frame.oversize.is_none()
+            && buffer.capacity() > frame.body.capacity()
+        {
+            buffer.clear();
+            buffer.extend_from_slice(&frame.body);
+            frame.body = buffer;
+        }
+    }
+
     /// A frame has begun and not ended.
     pub fn in_frame(&self) -> bool {
         matches!(self.state, State::Body(_) | State::Ending(_))

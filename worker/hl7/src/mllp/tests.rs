@@ -395,6 +395,19 @@ fn piece() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
+#[test]
+fn frame_that_goes_on_in_another_buffer_is_the_same_frame() {
+    let stream = wrap(b"MSH|^~\\&|A\rNTE|1\r");
+    for split in 1..stream.len() {
+        let mut decoder = Decoder::new(LIMITS);
+        let mut events = Vec::new();
+        decoder.feed(&stream[..split], 0, &mut events);
+        decoder.go_on_in(Vec::from(*b"left from another message, and much larger than this one"));
+        decoder.feed(&stream[split..], 0, &mut events);
+        assert_eq!(events, [Event::Frame(stream[1..stream.len() - 2].to_vec())], "split at {split}");
+    }
+}
+
 proptest! {
     #[test]
     fn events_do_not_depend_on_how_reads_split(
