@@ -8,7 +8,8 @@ use crate::value::Value;
 use config::ColumnKind;
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{OpenFlags, ToSql, ffi};
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 /// SQLite's statements.
 #[derive(Debug)]
@@ -73,25 +74,53 @@ pub(crate) fn connect(target: &Target) -> Result<Box<dyn Connection>, Fault> {
         Ok(connection)
     };
     let connection = open().map_err(|error| fault(&error))?;
-    Ok(Box::new(Open { connection }))
+    Ok(Box::new(Open { connection, identity: identity(path), path: path.to_owned() }))
 }
 
 struct Open {
     connection: rusqlite::Connection,
+    path: PathBuf,
+    /// Device and inode of the file that is open; none of a database in memory.
+    identity: Option<(u64, u64)>,
+}
+
+impl Open {
+    /// Does something with the file of that name. A file that was moved away, removed or restored from a backup stays
+    /// open, and SQLite goes on writing to what nobody will read again; in WAL mode it does not even look. So it
+    /// is looked at before, and after: moved in between, the work is done once more on the file that stands there now.
+    fn in_place<T>(
+        &self,
+        work: impl FnOnce(&rusqlite::Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, Fault> {
+        self.check_place()?;
+        let done = work(&self.connection).map_err(|error| fault(&error))?;
+        self.check_place()?;
+        Ok(done)
+    }
+
+    fn check_place(&self) -> Result<(), Fault> {
+        match self.identity.is_some() && identity(&self.path) != self.identity {
+            true => Err(Fault::down("its file was moved away or replaced")),
+            false => Ok(()),
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 impl Connection for Open {
     fn execute(&mut self, sql: &str, params: &[Value]) -> Result<u64, Fault> {
-        let run = || {
-            let mut statement = self.connection.prepare_cached(sql)?;
+        self.in_place(|connection| {
+            let mut statement = connection.prepare_cached(sql)?;
             statement.execute(rusqlite::params_from_iter(params)).map(|rows| rows as u64)
-        };
-        run().map_err(|error| fault(&error))
+        })
     }
 
     fn query(&mut self, sql: &str, params: &[Value], limit: usize) -> Result<Vec<Vec<Value>>, Fault> {
-        let run = || {
-            let mut statement = self.connection.prepare_cached(sql)?;
+        self.in_place(|connection| {
+            let mut statement = connection.prepare_cached(sql)?;
             let width = statement.column_count();
             let mut rows = statement.query(rusqlite::params_from_iter(params))?;
             let mut found = Vec::new();
@@ -101,8 +130,7 @@ impl Connection for Open {
                 found.push((0..width).map(|at| row.get_ref(at).map(value)).collect::<Result<_, _>>()?);
             }
             Ok(found)
-        };
-        run().map_err(|error| fault(&error))
+        })
     }
 
     fn begin(&mut self) -> Result<(), Fault> {
@@ -235,6 +263,54 @@ fn class(extended: i32) -> Class {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use config::{DbTls, Driver};
+    use std::fs;
+    use std::time::Duration;
+
+    #[test]
+    fn a_file_that_is_moved_away_or_replaced_is_written_to_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, aside) = (folder.path().join("a.sqlite"), folder.path().join("aside"));
+        let target = Target {
+            driver: Driver::Sqlite,
+            server: String::new(),
+            port: 0,
+            username: String::new(),
+            password: None,
+            database: path.to_str().unwrap().to_owned(),
+            timeout: Duration::from_secs(5),
+            tls: DbTls::Disable,
+            certificate: true,
+            ca: None,
+            create: true,
+        };
+        let insert =
+            |connection: &mut Box<dyn Connection>| connection.execute("INSERT INTO t VALUES (1)", &[]);
+        let moved = |done: Result<u64, Fault>| {
+            let fault = done.unwrap_err();
+            let down = matches!(&fault, Fault::Again { target_down: true, .. });
+            assert!(down && fault.reason().contains("moved away"), "{fault:?}");
+        };
+        let mut connection = connect(&target).unwrap();
+        connection.execute("CREATE TABLE t (a INTEGER)", &[]).unwrap();
+        assert_eq!(insert(&mut connection), Ok(1));
+        fs::rename(&path, &aside).unwrap();
+        moved(insert(&mut connection));
+        // Another file of that name, as from a backup.
+        fs::copy(&aside, &path).unwrap();
+        moved(insert(&mut connection));
+        moved(connection.begin().map(|()| 0));
+        moved(connection.query("SELECT a FROM t", &[], 1).map(|_| 0));
+        let mut again = connect(&target).unwrap();
+        again.execute("CREATE TABLE IF NOT EXISTS t (a INTEGER)", &[]).unwrap();
+        assert_eq!(insert(&mut again), Ok(1));
+        drop(connection);
+        // In the middle of a transaction.
+        again.begin().unwrap();
+        assert_eq!(insert(&mut again), Ok(1));
+        fs::rename(&path, &aside).unwrap();
+        moved(again.commit().map(|()| 0));
+    }
 
     #[test]
     fn what_may_pass_is_told_from_what_stays() {
