@@ -16,7 +16,8 @@ use crate::strikes;
 use config::WorkerSettings;
 use journal::storage::Storage;
 use journal::{
-    FileStorage, Journal, JournalError, MessageId, OpenFault, Options, Reader, Recent, Record, Replayed, State,
+    FileStorage, Journal, JournalError, MessageId, OpenFault, Options, Reader, Recent, Record, Replayed,
+    State,
 };
 use link::Death;
 use std::collections::{HashMap, HashSet};
