@@ -70,8 +70,8 @@ pub(super) struct World {
     pub(super) moods: Vec<Mood>,
     pub(super) messages: BTreeMap<MessageId, Known>,
     places: u64,
-    /// How messages end by batches that were begun: on record or not, until another is flushed.
-    attempted: Vec<(MessageId, End)>,
+    /// How messages end, or are opened anew, by batches that were begun: on record or not, until another is flushed.
+    attempted: Vec<(MessageId, Option<End>)>,
     /// The process has died in the middle of a job: what follows does not happen.
     pub(super) died: bool,
     /// Steps of a job until that happens.
@@ -252,11 +252,20 @@ impl World {
                     noted.ends.extend(outcomes.failed.iter().map(|(id, _)| (*id, End::Failed)));
                     noted.ends.extend(outcomes.returned.iter().map(|of| (of.id, End::Returned)));
                 }
-                Append::Retry(..) | Append::Discard(..) | Append::Stop => noted.flush = true,
+                Append::Retry(ids, _) => {
+                    noted.flush = true;
+                    self.attempted.extend(ids.iter().map(|id| (*id, None)));
+                }
+                Append::Discard(ids, _) => {
+                    noted.flush = true;
+                    self.attempted.extend(ids.iter().map(|id| (*id, Some(End::Discarded))));
+                }
+                Append::Stop => noted.flush = true,
                 Append::Quarantine(..) => {}
             }
         }
-        self.attempted.extend_from_slice(&noted.ends);
+        self.attempted.extend(noted.received.iter().map(|(id, _)| (*id, None)));
+        self.attempted.extend(noted.ends.iter().map(|(id, end)| (*id, Some(*end))));
         noted
     }
 
@@ -350,7 +359,8 @@ impl World {
                 if failed.contains(*id) {
                     message.written.end = Some(End::Failed);
                 }
-                let attempted = self.attempted.iter().find(|(of, _)| of == id).map(|(_, end)| *end);
+                let attempted = self.attempted.iter().find(|(of, end)| of == id && end.is_some());
+                let attempted = attempted.and_then(|(_, end)| *end);
                 message.written.end = message.written.end.or(attempted);
                 match message.written.end {
                     None => wrong.push(format!("{id} is forgotten")),
@@ -361,10 +371,11 @@ impl World {
                 return true;
             };
             let recorded = message.steps.without(entry.steps);
-            if let Some(end) = promised.end {
+            let may_begin_anew = self.attempted.contains(&(*id, None));
+            if let Some(end) = promised.end.filter(|_| !may_begin_anew) {
                 wrong.push(format!("{id} was {end:?} and is back"));
             }
-            if !promised.over.without(recorded).is_empty() {
+            if !may_begin_anew && !promised.over.without(recorded).is_empty() {
                 wrong.push(format!("{id} would repeat {:?}", promised.over.without(recorded)));
             }
             if !recorded.without(message.over).is_empty() {
