@@ -165,8 +165,7 @@ impl<S: Storage> Delivery<S> {
         let at_peer = !pools[pool].steps.without(pools.local()).is_empty();
         while let Some(tasks) = self.dispatcher.next(pool, || self.clock.now_us()) {
             if !self.takes_slot(thread, at_peer) {
-                let reports = tasks.into_iter().map(|task| report(&task, Vec::new())).collect();
-                self.dispatcher.report(reports, self.clock.now_us());
+                self.refuse(&tasks);
                 continue;
             }
             self.begin(thread, &tasks);
@@ -174,6 +173,12 @@ impl<S: Storage> Delivery<S> {
             self.conclude(worked, &placed);
             self.end(thread);
         }
+    }
+
+    /// A job for which there was no slot before the worker stops.
+    pub(crate) fn refuse(&self, tasks: &[Task]) {
+        let reports = tasks.iter().map(|task| report(task, Vec::new())).collect();
+        self.dispatcher.report(reports, self.clock.now_us());
     }
 
     /// A thread that has a slot begins with its job.

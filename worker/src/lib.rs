@@ -54,6 +54,8 @@ mod sandbox;
 mod session;
 mod sftp;
 mod signals;
+#[cfg(test)]
+mod simulation;
 mod solr;
 mod start;
 mod started;

@@ -166,6 +166,11 @@ impl Faulty {
         disk.plans.iter().skip(usize::from(disk.lasts)).copied().collect()
     }
 
+    /// Whether a [`Fault::Stop`] has struck: whoever works on it is dead and does not know.
+    pub fn is_dead(&self) -> bool {
+        self.disk().dead
+    }
+
     /// How many plans have struck.
     pub fn struck(&self) -> u64 {
         self.disk().struck
