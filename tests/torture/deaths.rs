@@ -26,7 +26,21 @@ enum Moment {
     Drain,
 }
 
-const MOMENTS: [Moment; 5] = [Moment::Load, Moment::Reload, Moment::Rotation, Moment::Replay, Moment::Drain];
+/// In turn. A rotation takes 64 MiB of messages.
+const MOMENTS: [Moment; 12] = [
+    Moment::Load,
+    Moment::Reload,
+    Moment::Replay,
+    Moment::Drain,
+    Moment::Rotation,
+    Moment::Load,
+    Moment::Replay,
+    Moment::Drain,
+    Moment::Load,
+    Moment::Reload,
+    Moment::Replay,
+    Moment::Drain,
+];
 
 /// Who dies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -51,16 +51,15 @@ impl Ward {
 
     /// Many small messages and some documents.
     pub(crate) fn streams(&self) -> [Stream; 2] {
-        let pause = Duration::from_millis(1);
-        let stream = |n: usize, senders, window, make| Stream {
+        let stream = |n: usize, senders, window, pause, make| Stream {
             channel: CHANNELS[n],
             port: self.ports[n],
             senders,
             window,
-            pause,
+            pause: Duration::from_millis(pause),
             make,
         };
-        [stream(0, 8, 4, adt), stream(1, 2, 1, oru)]
+        [stream(0, 8, 4, 10, adt), stream(1, 2, 1, 40, oru)]
     }
 
     /// Large messages.
