@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each campaign uses its part of what they share")]
 
+mod cuts;
 mod deaths;
 mod ledger;
 mod senders;

@@ -83,7 +83,8 @@ impl Ward {
     }
 }
 
-fn config(site: &Site, ports: [u16; 3], tasks: usize) -> Value {
+/// Its configuration.
+pub(crate) fn config(site: &Site, ports: [u16; 3], tasks: usize) -> Value {
     let [mut adt, mut oru, mut big] = [0, 1, 2].map(|n| site.store_channel(CHANNELS[n], ports[n]));
     for channel in [&mut adt, &mut oru, &mut big] {
         channel["tasks"] = json!(tasks);

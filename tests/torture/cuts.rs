@@ -1,0 +1,262 @@
+//! Power cuts: the server and its senders in a machine of their own under user-mode Linux, whose disk loses what was not
+//! flushed. The machine is killed at random moments and started again on the same disk, and again; after every few cuts
+//! it is let run until nothing waits, and the checker looks at the disk from inside. Needs no root: the host never mounts
+//! the disk.
+
+use crate::count;
+use crate::support::dice::Dice;
+use crate::support::{Site, skip, wait};
+use crate::verdict;
+use crate::ward;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::{Duration, Instant};
+
+/// Cuts that one disk lives through.
+const CUTS_A_DISK: usize = 20;
+/// Cuts after which the accounts are looked at.
+const CUTS_A_CHECK: usize = 10;
+const DISK_BYTES: u64 = 256 << 20;
+/// How long a machine may take to start, or to deliver what waits.
+const LONG: Duration = Duration::from_secs(120);
+/// Longest time under load before a cut.
+const LOAD_US: usize = 1_500_000;
+
+#[test]
+fn power_cut_at_any_moment_leaves_everything_acknowledged_and_no_half_file() {
+    if !Machine::is_possible() {
+        return;
+    }
+    let cuts = count("CUTS", 2, 110);
+    let mut dice = Dice::thrown();
+    let begun = Instant::now();
+    let (mut acknowledged, mut left) = (0, cuts);
+    while left > 0 {
+        let now = left.min(CUTS_A_DISK);
+        acknowledged += one_disk(now, &mut dice);
+        left -= now;
+    }
+    eprintln!(
+        "TORTURE power cuts: {cuts}, {acknowledged} acknowledged, none lost, {} s, seed {}",
+        begun.elapsed().as_secs(),
+        dice.seed
+    );
+}
+
+fn one_disk(cuts: usize, dice: &mut Dice) -> u64 {
+    let mut disk = Disk::new();
+    let mut checked = 0;
+    for cut in 1..=cuts {
+        // One in five comes before anything can be sent: while what the last one left is recovered.
+        let early = dice.below(5) == 0 && cut > 1;
+        disk.cut(early, Duration::from_micros(dice.below(LOAD_US) as u64));
+        if cut % CUTS_A_CHECK == 0 || cut == cuts {
+            checked = disk.check();
+        }
+    }
+    checked
+}
+
+/// A disk with its book.
+struct Disk {
+    site: Site,
+    ports: BTreeMap<&'static str, u16>,
+    is_new: bool,
+    /// By channel and control id.
+    ledger: BTreeMap<(String, String), Value>,
+    /// What each sender did last, by channel and sender.
+    last: BTreeMap<String, Value>,
+}
+
+impl Disk {
+    fn new() -> Disk {
+        let mut site = Site::new();
+        // On the machine's own network.
+        let ports = [site.port(), site.port(), site.port()];
+        let folder = site.text("");
+        let mut config = ward::config(&site, ports, 4);
+        config["state_path"] = json!(format!("{folder}state"));
+        let text = config.to_string().replace(&folder, "/mnt/");
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        config["runtime_path"] = json!("/run/hl7server");
+        site.configure(config);
+        File::create(site.path("disk")).unwrap().set_len(DISK_BYTES).unwrap();
+        let ports = ward::CHANNELS.into_iter().zip(ports).collect();
+        Disk { site, ports, is_new: true, ledger: BTreeMap::new(), last: BTreeMap::new() }
+    }
+
+    /// Runs the machine and cuts its power `after` the first acknowledgment; or, `early`, its start.
+    #[track_caller]
+    fn cut(&mut self, early: bool, after: Duration) {
+        let before: BTreeMap<&String, Value> = self
+            .last
+            .iter()
+            .map(|(sender, entry)| {
+                let over = !entry["acknowledged_us"].is_null();
+                let n = entry["n"].as_u64().unwrap() + u64::from(over);
+                (sender, json!({"n": n, "pending": if over { Value::Null } else { entry.clone() }}))
+            })
+            .collect();
+        let orders = json!({"what": "load", "before": before, "senders": {"adt": 4, "oru": 2}});
+        let mut machine = self.start(orders);
+        let awaited = if early { "STARTED" } else { "ACK" };
+        let first = machine.wait_for(awaited);
+        self.book(&first);
+        std::thread::sleep(after);
+        for line in machine.cut() {
+            self.book(&line);
+        }
+        self.is_new = false;
+    }
+
+    fn start(&self, mut orders: Value) -> Machine {
+        orders["format"] = json!(self.is_new);
+        orders["program"] = json!(env!("CARGO_BIN_EXE_hl7server"));
+        orders["config"] = json!(self.site.config());
+        orders["ports"] = json!(self.ports);
+        fs::write(self.site.path("orders.json"), orders.to_string()).unwrap();
+        Machine::start(&self.site)
+    }
+
+    fn book(&mut self, line: &str) {
+        let Some((word, rest)) = line.split_once(' ') else { return };
+        assert_ne!(word, "WORDS", "{rest}");
+        // The last line may be cut off, too.
+        let ("SENT" | "ACK", Ok(entry)) = (word, serde_json::from_str::<Value>(rest)) else { return };
+        let text = |key: &str| entry[key].as_str().unwrap().to_owned();
+        self.last.insert(format!("{}/{}", text("channel"), entry["sender"]), entry.clone());
+        self.ledger.insert((text("channel"), text("control")), entry);
+    }
+
+    /// Lets the machine deliver what waits. Returns how many messages were acknowledged so far.
+    #[track_caller]
+    fn check(&self) -> u64 {
+        let lines: String = self.ledger.values().map(|entry| format!("{entry}\n")).collect();
+        fs::write(self.site.path("ledger.jsonl"), lines).unwrap();
+        let mut words = vec![verdict::program().to_str().unwrap().to_owned()];
+        let mut word = |more: &[&str]| words.extend(more.iter().map(|word| (*word).to_owned()));
+        word(&["--ledger", &self.site.text("ledger.jsonl")]);
+        word(&["--messages", "adt/archive", "/mnt/archive/adt"]);
+        word(&["--messages", "oru/archive", "/mnt/archive/oru"]);
+        word(&["--documents", "oru/attachment", "/mnt/attachment"]);
+        word(&["--documents", "oru/ward", "/mnt/ward"]);
+        word(&["--sqlite", "adt/rows", "/mnt/rows/rows.sqlite", "rows", "id,control,patient"]);
+        let orders = json!({"what": "check", "checker": words, "patience": LONG.as_secs()});
+        let mut machine = self.start(orders);
+        let said = machine.wait_for("VERDICT");
+        let verdict: Value = serde_json::from_str(said.split_once(' ').unwrap().1).unwrap();
+        let nothing = ["failed", "waiting", "temporary"].iter().all(|key| verdict[key] == 0);
+        assert!(
+            verdict["ok"] == true && nothing,
+            "the accounts do not balance after a power cut: {verdict:#}\n{}",
+            machine.passed.join("\n").replace("\\n", "\n")
+        );
+        machine.ends();
+        verdict["acknowledged"].as_u64().unwrap()
+    }
+}
+
+/// A machine under user-mode Linux. Dropping it kills all its processes.
+struct Machine {
+    kernel: Child,
+    lines: Receiver<String>,
+    /// Lines that nobody waited for.
+    passed: Vec<String>,
+}
+
+impl Machine {
+    fn is_possible() -> bool {
+        let there = |program: &str| {
+            let paths = std::env::var_os("PATH").unwrap_or_default();
+            std::env::split_paths(&paths).any(|folder| folder.join(program).exists())
+        };
+        let possible = there("linux.uml");
+        if !possible {
+            skip("no user-mode Linux here; it is Debian's package user-mode-linux");
+        }
+        possible
+    }
+
+    #[track_caller]
+    fn start(site: &Site) -> Machine {
+        let init = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torture/inside/init");
+        let mut kernel = Command::new("linux.uml");
+        kernel
+            .args(["mem=256M", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", "quiet"])
+            .args(["con=null", "con0=fd:0,fd:1"])
+            .arg(format!("init={}", init.display()))
+            .arg(format!("ubd0={}", site.path("disk").display()))
+            .arg(format!("uml_dir={}/", site.path("uml").display()))
+            .arg(format!("machine={}", site.path("").display()))
+            .env("TMPDIR", site.path(""))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .process_group(0);
+        let mut kernel = kernel.spawn().expect("user-mode Linux starts");
+        let (told, lines) = channel();
+        let output = kernel.stdout.take().expect("it is piped");
+        std::thread::spawn(move || {
+            let mut output = BufReader::new(output);
+            let mut line = Vec::new();
+            while output.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                line.clear();
+                if told.send(text).is_err() {
+                    return;
+                }
+            }
+        });
+        Machine { kernel, lines, passed: Vec::new() }
+    }
+
+    /// The next line that begins with a word; the others go by, but for what went wrong.
+    #[track_caller]
+    fn wait_for(&mut self, word: &str) -> String {
+        let end = Instant::now() + LONG;
+        loop {
+            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
+                Ok(line) if line.starts_with(word) => return line,
+                Ok(line) => {
+                    self.passed.push(line);
+                }
+                Err(fault) => panic!("no {word} from the machine: {fault}\n{}", self.passed.join("\n")),
+            }
+        }
+    }
+
+    /// Cuts the power. Returns what was said and not heard yet.
+    fn cut(mut self) -> Vec<String> {
+        self.kill();
+        let mut lines = std::mem::take(&mut self.passed);
+        // Ends with the reader, which ends with the last process that could write.
+        lines.extend(self.lines.iter());
+        lines
+    }
+
+    /// Waits until it has shut down.
+    #[track_caller]
+    fn ends(mut self) {
+        wait(&mut self.kernel, LONG).expect("the machine shuts down");
+    }
+
+    fn kill(&mut self) {
+        // Its own group: the kernel and each process of the machine.
+        let _ = killpg(Pid::from_raw(self.kernel.id() as i32), Signal::SIGKILL);
+        let _ = self.kernel.wait();
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
