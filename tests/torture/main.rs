@@ -8,6 +8,7 @@
 mod cuts;
 mod deaths;
 mod ledger;
+mod retries;
 mod senders;
 #[path = "../support/mod.rs"]
 mod support;

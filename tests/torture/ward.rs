@@ -97,7 +97,7 @@ pub(crate) fn config(site: &Site, ports: [u16; 3], tasks: usize) -> Value {
     });
     adt["db_insert"] = json!({
         "driver": "SQLite", "database": site.text("rows/rows.sqlite"), "table": "rows",
-        "create_table": true, "message_key": "message_id",
+        "create_table": true, "message_key": "message_id", "timeout": 1,
     });
     oru["message_types"] = json!({"ORU^R01": "document"});
     oru["mapping"] = json!({"patient_id": "PID.1.3.1", "control": "MSH.1.10"});
