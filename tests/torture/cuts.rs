@@ -5,7 +5,7 @@
 
 use crate::count;
 use crate::support::dice::Dice;
-use crate::support::{Site, skip, wait};
+use crate::support::{Site, finish, skip, wait};
 use crate::verdict;
 use crate::ward;
 use nix::sys::signal::{Signal, killpg};
@@ -24,7 +24,9 @@ use std::time::{Duration, Instant};
 const CUTS_A_DISK: usize = 20;
 /// Cuts after which the accounts are looked at.
 const CUTS_A_CHECK: usize = 10;
-const DISK_BYTES: u64 = 256 << 20;
+const DISK_BYTES: u64 = 128 << 20;
+/// Of the log of its writes.
+const LOG_BYTES: u64 = 4 << 30;
 /// How long a machine may take to start, or to deliver what waits.
 const LONG: Duration = Duration::from_secs(120);
 /// Longest time under load before a cut.
@@ -49,6 +51,50 @@ fn power_cut_at_any_moment_leaves_everything_acknowledged_and_no_half_file() {
         begun.elapsed().as_secs(),
         dice.seed
     );
+}
+
+/// Every write to the disk is logged while the server is under load, and the power is cut in thought behind each: see
+/// `blocks`, which is the rest of this test.
+#[test]
+fn power_cut_behind_any_write_and_with_any_of_the_unflushed_ones_keeps_the_promise() {
+    let points = count("POINTS", 0, 4000);
+    if points == 0 {
+        return skip("crash points between any two writes belong to the long form: make torture");
+    }
+    if !Machine::is_possible() || !may_mount() {
+        return;
+    }
+    let seed = Dice::thrown().seed;
+    let begun = Instant::now();
+    let mut disk = Disk::new();
+    let messages = count("MESSAGES", 300, 300);
+    let orders = json!({
+        "what": "record", "messages": messages, "before": {}, "senders": {"adt": 3, "oru": 2},
+        "checker": checking("LEDGER"), "patience": LONG.as_secs(),
+    });
+    let mut machine = disk.start(orders);
+    machine.wait_for("RECORDED");
+    for line in machine.cut() {
+        disk.book(&line);
+    }
+    disk.write_ledger();
+    let mut blocks = Command::new(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/torture/blocks"));
+    blocks.arg(disk.site.path("orders.json")).arg(DISK_BYTES.to_string()).arg(disk.site.path("log"));
+    blocks.arg(disk.site.path("ledger.jsonl")).args([points.to_string(), seed.to_string()]);
+    let ran = finish(blocks, Duration::from_secs(3 * 3600));
+    assert_eq!(ran.code, Some(0), "{}\n{}", ran.stdout, ran.stderr);
+    eprintln!("TORTURE crash points: {} {} s, seed {seed}", ran.stdout.trim(), begun.elapsed().as_secs());
+}
+
+/// Whether this user may mount a disk in a namespace of his own.
+fn may_mount() -> bool {
+    let mut probe = Command::new("unshare");
+    probe.args(["-m", "losetup", "-f"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let may = probe.status().is_ok_and(|status| status.success());
+    if !may {
+        skip("mounting copies of the disk needs root and loop devices");
+    }
+    may
 }
 
 fn one_disk(cuts: usize, dice: &mut Dice) -> u64 {
@@ -88,7 +134,9 @@ impl Disk {
         let mut config: Value = serde_json::from_str(&text).unwrap();
         config["runtime_path"] = json!("/run/hl7server");
         site.configure(config);
-        File::create(site.path("disk")).unwrap().set_len(DISK_BYTES).unwrap();
+        for (name, bytes) in [("disk", DISK_BYTES), ("log", LOG_BYTES)] {
+            File::create(site.path(name)).unwrap().set_len(bytes).unwrap();
+        }
         let ports = ward::CHANNELS.into_iter().zip(ports).collect();
         Disk { site, ports, is_new: true, ledger: BTreeMap::new(), last: BTreeMap::new() }
     }
@@ -117,13 +165,18 @@ impl Disk {
         self.is_new = false;
     }
 
-    fn start(&self, mut orders: Value) -> Machine {
+    fn start(&self, orders: Value) -> Machine {
+        self.write(orders);
+        Machine::start(&self.site)
+    }
+
+    /// Puts down what the machine is to do.
+    fn write(&self, mut orders: Value) {
         orders["format"] = json!(self.is_new);
         orders["program"] = json!(env!("CARGO_BIN_EXE_hl7server"));
         orders["config"] = json!(self.site.config());
         orders["ports"] = json!(self.ports);
         fs::write(self.site.path("orders.json"), orders.to_string()).unwrap();
-        Machine::start(&self.site)
     }
 
     fn book(&mut self, line: &str) {
@@ -139,17 +192,8 @@ impl Disk {
     /// Lets the machine deliver what waits. Returns how many messages were acknowledged so far.
     #[track_caller]
     fn check(&self) -> u64 {
-        let lines: String = self.ledger.values().map(|entry| format!("{entry}\n")).collect();
-        fs::write(self.site.path("ledger.jsonl"), lines).unwrap();
-        let mut words = vec![verdict::program().to_str().unwrap().to_owned()];
-        let mut word = |more: &[&str]| words.extend(more.iter().map(|word| (*word).to_owned()));
-        word(&["--ledger", &self.site.text("ledger.jsonl")]);
-        word(&["--messages", "adt/archive", "/mnt/archive/adt"]);
-        word(&["--messages", "oru/archive", "/mnt/archive/oru"]);
-        word(&["--documents", "oru/attachment", "/mnt/attachment"]);
-        word(&["--documents", "oru/ward", "/mnt/ward"]);
-        word(&["--sqlite", "adt/rows", "/mnt/rows/rows.sqlite", "rows", "id,control,patient"]);
-        let orders = json!({"what": "check", "checker": words, "patience": LONG.as_secs()});
+        self.write_ledger();
+        let orders = json!({"what": "check", "checker": checking(&self.site.text("ledger.jsonl")), "patience": LONG.as_secs()});
         let mut machine = self.start(orders);
         let said = machine.wait_for("VERDICT");
         let verdict: Value = serde_json::from_str(said.split_once(' ').unwrap().1).unwrap();
@@ -162,6 +206,24 @@ impl Disk {
         machine.ends();
         verdict["acknowledged"].as_u64().unwrap()
     }
+
+    fn write_ledger(&self) {
+        let lines: String = self.ledger.values().map(|entry| format!("{entry}\n")).collect();
+        fs::write(self.site.path("ledger.jsonl"), lines).unwrap();
+    }
+}
+
+/// The checker with the places on the machine's disk.
+fn checking(ledger: &str) -> Vec<String> {
+    let mut words = vec![verdict::program().to_str().unwrap().to_owned()];
+    let mut word = |more: &[&str]| words.extend(more.iter().map(|word| (*word).to_owned()));
+    word(&["--ledger", ledger]);
+    word(&["--messages", "adt/archive", "/mnt/archive/adt"]);
+    word(&["--messages", "oru/archive", "/mnt/archive/oru"]);
+    word(&["--documents", "oru/attachment", "/mnt/attachment"]);
+    word(&["--documents", "oru/ward", "/mnt/ward"]);
+    word(&["--sqlite", "adt/rows", "/mnt/rows/rows.sqlite", "rows", "id,control,patient"]);
+    words
 }
 
 /// A machine under user-mode Linux. Dropping it kills all its processes.
@@ -194,6 +256,7 @@ impl Machine {
             .args(["con=null", "con0=fd:0,fd:1"])
             .arg(format!("init={}", init.display()))
             .arg(format!("ubd0={}", site.path("disk").display()))
+            .arg(format!("ubd1={}", site.path("log").display()))
             .arg(format!("uml_dir={}/", site.path("uml").display()))
             .arg(format!("machine={}", site.path("").display()))
             .env("TMPDIR", site.path(""))

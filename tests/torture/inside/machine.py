@@ -1,5 +1,6 @@
 """What a machine under user-mode Linux does, as FOLDER/orders.json says: `load` serves and sends until the power goes,
-`check` serves until nothing waits and runs the checker. It speaks to the host by lines on the console: what it has
+`check` serves until nothing waits and runs the checker, `record` serves and sends a number of messages while every write
+to the disk is logged with a mark where a message was acknowledged (see `blocks`). It speaks to the host by lines on the console: what it has
 printed survives the cut.
 
 SENT and ACK are followed by a line of the ledger (see `checker`); UP says that the server listens, VERDICT what the
@@ -7,10 +8,12 @@ checker said, and WORDS why.
 """
 
 import base64
+import fcntl
 import hashlib
 import json
 import os
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -27,6 +30,39 @@ def say(*words):
 
 def run(*words, **options):
     return subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
+
+
+class Marker:
+    """Puts marks into the log of a disk (dm-log-writes), which stand among its writes, until so many are set."""
+
+    TARGET_MSG = 3 << 30 | 312 << 16 | 0xFD << 8 | 14
+
+    def __init__(self, name, most):
+        self.name, self.left = name.encode(), most
+        self.control = os.open("/dev/mapper/control", os.O_RDWR)
+        self.lock = threading.Lock()
+
+    def enough(self):
+        return self.left <= 0
+
+    def mark(self, text):
+        message = struct.pack("=Q", 0) + b"mark %s\0" % text.encode()
+        head = struct.pack("=3I", 4, 0, 0) + struct.pack("=2I", 312 + len(message), 312) + bytes(20) + bytes(8)
+        request = bytearray((head + self.name.ljust(128, b"\0")).ljust(312, b"\0") + message)
+        with self.lock:
+            fcntl.ioctl(self.control, Marker.TARGET_MSG, request)
+            self.left -= 1
+
+
+def logged_disk():
+    """The disk with a log of its writes on the second one."""
+    modules = "/usr/lib/uml/modules/%s/kernel/drivers/md" % os.uname().release
+    for module in ("dm-mod", "dm-log-writes"):
+        run("insmod", "%s/%s.ko" % (modules, module))
+    sectors = run("blockdev", "--getsz", DISK, check=True).stdout.strip()
+    run("dmsetup", "create", "logged", "--table", "0 %s log-writes %s /dev/ubdb" % (sectors, DISK), check=True)
+    run("dmsetup", "mknodes")
+    return "/dev/mapper/logged"
 
 
 def mount(device, format_it):
@@ -126,7 +162,7 @@ def send(channel, port, sender, before, told):
                 entry["code"], control, entry["id"] = answer_on(link)
                 entry["acknowledged_us"] = time.time_ns() // 1000
                 if told is not None:
-                    told.mark(entry)
+                    told.mark("%s/%s" % (channel, entry["control"]))
                 say("ACK", json.dumps(entry))
                 if control != entry["control"]:
                     say("WORDS", json.dumps("%s got the answer to %s" % (entry["control"], control)))
@@ -177,7 +213,8 @@ def listed(orders, *words):
     return ran.stdout if ran.returncode == 0 else None
 
 
-def check(orders):
+def verdict(orders):
+    """Serves until nothing waits; what the checker says then, and why."""
     server = serve(orders)
     end = time.monotonic() + orders["patience"]
     while listed(orders, "queue", "list") != "" and time.monotonic() < end:
@@ -193,23 +230,40 @@ def check(orders):
     )
     server.terminate()
     server.wait()
-    if ran.returncode:
-        with open(LOG, encoding="utf-8", errors="replace") as lines:
-            say("WORDS", json.dumps(ran.stderr + lines.read()[-6000:]))
-    say("VERDICT", ran.stdout.strip())
+    with open(LOG, encoding="utf-8", errors="replace") as lines:
+        return ran.stdout.strip(), ran.stderr + lines.read()[-6000:]
+
+
+def check(orders):
+    said, words = verdict(orders)
+    say("WORDS", json.dumps(words))
+    say("VERDICT", said)
     run("umount", "/mnt")
+
+
+def record(orders):
+    mount(logged_disk(), True)
+    marker = Marker("logged", orders["messages"])
+    marker.mark("begun")
+    serve(orders)
+    load(orders, marker)
+    # What is on its way to the disk by itself gets there.
+    time.sleep(2)
+    say("RECORDED")
 
 
 def main():
     with open(os.path.join(sys.argv[1], "orders.json"), encoding="utf-8") as file:
         orders = json.load(file)
     say("STARTED")
+    if orders["what"] == "record":
+        return record(orders)
     mount(DISK, orders["format"])
     if orders["what"] == "check":
-        check(orders)
-    else:
-        serve(orders)
-        load(orders)
+        return check(orders)
+    serve(orders)
+    load(orders)
 
 
-main()
+if __name__ == "__main__":
+    main()
