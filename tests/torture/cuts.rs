@@ -235,16 +235,26 @@ struct Machine {
 }
 
 impl Machine {
+    /// Whether user-mode Linux is here and runs; says why not.
     fn is_possible() -> bool {
-        let there = |program: &str| {
-            let paths = std::env::var_os("PATH").unwrap_or_default();
-            std::env::split_paths(&paths).any(|folder| folder.join(program).exists())
-        };
-        let possible = there("linux.uml");
-        if !possible {
-            skip("no user-mode Linux here; it is Debian's package user-mode-linux");
+        let paths = std::env::var_os("PATH").unwrap_or_default();
+        let mut folders: Vec<_> = std::env::split_paths(&paths).collect();
+        folders.push("/usr/sbin".into());
+        let missing = ["linux.uml", "mkfs.ext4", "ip"]
+            .into_iter()
+            .find(|tool| !folders.iter().any(|folder| folder.join(tool).exists()));
+        if let Some(tool) = missing {
+            skip(&format!("no {tool} here: run WANT_TORTURE=1 tests/support/install"));
+            return false;
         }
-        possible
+        let disk = Disk::new();
+        let mut machine = disk.start(json!({"what": "nothing"}));
+        let started = machine.lines.iter().any(|line| line.starts_with("STARTED"));
+        if !started {
+            let status = machine.kernel.wait();
+            skip(&format!("user-mode Linux does not run here: {status:?}"));
+        }
+        started
     }
 
     #[track_caller]

@@ -59,7 +59,7 @@ type Done = BTreeMap<(Moment, Victim), usize>;
 
 #[test]
 fn killed_in_the_middle_of_anything_it_loses_doubles_alters_and_reorders_nothing() {
-    let kills = count("KILLS", 12, 1000);
+    let kills = count("KILLS", 8, 1000);
     let mut dice = Dice::thrown();
     let begun = Instant::now();
     let (mut done, mut acknowledged, mut left) = (Done::new(), 0, kills);

@@ -59,7 +59,7 @@ impl Ward {
             pause: Duration::from_millis(pause),
             make,
         };
-        [stream(0, 8, 4, 10, adt), stream(1, 2, 1, 40, oru)]
+        [stream(0, 8, 4, 25, adt), stream(1, 2, 1, 60, oru)]
     }
 
     /// Large messages.

@@ -67,7 +67,7 @@ def logged_disk():
 
 def mount(device, format_it):
     if format_it:
-        run("mkfs.ext4", "-q", "-F", device, check=True)
+        run("mkfs.ext4", "-q", "-F", "-b", "4096", device, check=True)
     ran = run("mount", "-t", "ext4", device, "/mnt")
     if ran.returncode:
         say("WORDS", json.dumps("could not mount the disk: " + ran.stdout))
@@ -256,6 +256,8 @@ def main():
     with open(os.path.join(sys.argv[1], "orders.json"), encoding="utf-8") as file:
         orders = json.load(file)
     say("STARTED")
+    if orders["what"] == "nothing":
+        return None
     if orders["what"] == "record":
         return record(orders)
     mount(DISK, orders["format"])
