@@ -15,11 +15,12 @@ DEB_PACKAGES := debhelper dpkg-dev python3
 ROOT_PACKAGES := debootstrap lintian systemd-container
 DEB_FOLDER := $(abspath $(TARGET))/debian
 
-.PHONY: help demo test build deb deb-test build-packages
+.PHONY: help demo test torture build deb deb-test build-packages
 
 help:
 	@echo 'make demo   build, then run a server with three channels in a temporary folder and send it three messages'
 	@echo 'make test   build, then run every test'
+	@echo 'make torture  the long form of the tests that break things on purpose; takes hours, parts of it need root'
 	@echo 'make build  build the program: $(TARGET)/release/hl7server'
 	@echo 'make deb    build the Debian package in $(TARGET)/debian'
 	@echo 'make deb-test  build it, and try it under a systemd in a fresh Debian root; needs root'
@@ -31,6 +32,11 @@ demo: build
 test: build-packages
 	tests/support/install
 	$(CARGO) test --locked --workspace
+
+# Some of it is skipped, and says so, where this user may not mount.
+torture: build-packages
+	WANT_TORTURE=1 tests/support/install
+	CARGO=$(CARGO) tests/torture/campaign
 
 build: build-packages
 	$(CARGO) build --release --locked

@@ -426,10 +426,16 @@ impl Server {
     /// Starts a master again after this one has ended.
     #[track_caller]
     pub fn start_again(&mut self, site: &Site) {
+        self.launch_again(site);
+        self.wait_ready();
+    }
+
+    /// The same without waiting until it is ready.
+    #[track_caller]
+    pub fn launch_again(&mut self, site: &Site) {
         assert!(self.ended.is_some(), "the old master still runs");
         self.master = site.spawn(site.command(&["run"]));
         self.ended = None;
-        self.wait_ready();
     }
 
     /// Runs a piece of shell in the server's mount namespace.
