@@ -181,10 +181,7 @@ impl Server {
 
     fn turn(&mut self) {
         let ready_links = self.wait();
-        match self.signals.take() {
-            Ok(told) => told.into_iter().for_each(|told| self.told(told)),
-            Err(e) => log::error!("could not read signals: {e}"),
-        }
+        self.signals.take().into_iter().for_each(|told| self.told(told));
         // Reports are read before time passes: a worker is not silent because the master slept.
         for worker in ready_links {
             self.attend(worker);
@@ -321,7 +318,7 @@ fn wait_for_lock(state_path: &Path, signals: &Signals) -> Result<Option<StateLoc
         }
         let pause = Timespec::try_from(LOCK_RETRY).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
         let _ = poll(&mut [PollFd::new(signals, PollFlags::IN)], Some(&pause));
-        if signals.take().is_ok_and(|told| told.contains(&Told::Stop)) {
+        if signals.take().contains(&Told::Stop) {
             return Ok(None);
         }
     }

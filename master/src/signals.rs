@@ -48,14 +48,23 @@ impl Signals {
         Ok(Self { fd })
     }
 
-    /// Never blocks: everything that is pending.
-    pub(crate) fn take(&self) -> io::Result<Vec<Told>> {
+    /// Never blocks: everything that is pending. What was taken before a read failed is told all the same: nobody says
+    /// a second time that a child has ended.
+    pub(crate) fn take(&self) -> Vec<Told> {
         let mut told = Vec::new();
-        while let Some(info) = self.fd.read_signal()? {
-            let signal = TAKEN.iter().find(|(signal, _)| *signal as u32 == info.ssi_signo);
-            told.extend(signal.map(|(_, told)| *told));
+        loop {
+            match self.fd.read_signal() {
+                Ok(Some(info)) => {
+                    let signal = TAKEN.iter().find(|(signal, _)| *signal as u32 == info.ssi_signo);
+                    told.extend(signal.map(|(_, told)| *told));
+                }
+                Ok(None) => return told,
+                Err(e) => {
+                    log::error!("could not read signals: {e}");
+                    return told;
+                }
+            }
         }
-        Ok(told)
     }
 }
 

@@ -288,8 +288,9 @@ impl StagedFile {
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let theirs = match rustix::fs::openat(&*self.folder, name, flags, Mode::empty()) {
             Ok(fd) => File::from(fd),
-            // A link, a socket, a file of somebody else's: other bytes.
-            Err(_) => return Ok(false),
+            Err(errno) if FOREIGN.contains(&errno) => return Ok(false),
+            // No descriptor left, a disk that fails: what stands there may well be ours.
+            Err(errno) => return Err(errno.into()),
         };
         let meta = theirs.metadata()?;
         let ours = match (&self.temporary, &self.file) {
@@ -398,6 +399,10 @@ fn rename_noreplace(folder: &Folder, from: &str, to: &str) -> rustix::io::Result
         Err(errno) => Err(errno),
     }
 }
+
+/// What opening a file says that cannot be ours: a link, a socket, somebody else's, or none any more.
+const FOREIGN: [Errno; 6] =
+    [Errno::LOOP, Errno::NXIO, Errno::NODEV, Errno::ACCESS, Errno::PERM, Errno::NOENT];
 
 /// Faults of one file, not of its folder.
 const OWN_FAULTS: [Errno; 8] = [
