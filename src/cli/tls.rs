@@ -1,11 +1,13 @@
 //! TLS of the sending side: `send --tls`.
 
 use super::Fail;
+use rustls::client::WantsClientCert;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{
-    AlertDescription, CertificateError, ClientConfig, ClientConnection, Error, RootCertStore, StreamOwned,
+    AlertDescription, CertificateError, ClientConfig, ClientConnection, ConfigBuilder, Error, RootCertStore,
+    StreamOwned,
 };
 use std::io;
 use std::net::TcpStream;
@@ -51,10 +53,7 @@ impl Connector {
         if !arguments.tls {
             return Ok(None);
         }
-        let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| Fail::Failed(e.to_string()))?
-            .with_root_certificates(roots(arguments.tls_ca.as_deref())?);
+        let builder = builder(arguments.tls_ca.as_deref())?;
         let config = match (&arguments.tls_cert, &arguments.tls_key) {
             (Some(certificate), Some(key)) => {
                 let (chain, key_der) = (certificates(certificate)?, private_key(key)?);
@@ -72,6 +71,14 @@ impl Connector {
         Ok(Some(Connector { config: Arc::new(config), name }))
     }
 
+    /// For `bench`: a server that shows this certificate under this name.
+    pub(super) fn trusting(certificate: &Path, name: &str) -> Result<Connector, Fail> {
+        let config = builder(Some(certificate))?.with_no_client_auth();
+        let name = ServerName::try_from(name.to_owned())
+            .map_err(|_| Fail::Failed(format!("\"{name}\" cannot be the name in a certificate")))?;
+        Ok(Connector { config: Arc::new(config), name })
+    }
+
     /// Shakes hands over a connected socket, whose time-outs bound each wait.
     pub(super) fn connect(&self, mut socket: TcpStream) -> io::Result<Stream> {
         let mut tls =
@@ -81,6 +88,13 @@ impl Connector {
         }
         Ok(StreamOwned::new(tls, socket))
     }
+}
+
+fn builder(ca: Option<&Path>) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Fail> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Fail::Failed(e.to_string()))?;
+    Ok(builder.with_root_certificates(roots(ca)?))
 }
 
 fn roots(file: Option<&Path>) -> Result<RootCertStore, Fail> {

@@ -16,6 +16,8 @@ mod committer;
 mod connect;
 mod connections;
 mod contacts;
+#[cfg(test)]
+mod cost;
 mod counters;
 mod delivery;
 mod desk;

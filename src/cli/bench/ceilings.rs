@@ -4,13 +4,15 @@
 //! (reading the same PDF and writing what a message of that kind writes).
 
 use super::super::mllp::{CR, FS};
+use super::process::peak_bytes;
 use rustix::event::Timespec;
 use rustix::event::epoll;
 use std::fs::{File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::io::{self, BufRead, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -50,6 +52,51 @@ impl Echo {
         let thread = self.thread.take().expect("only taken here");
         thread.join().unwrap_or_else(|_| Err(io::Error::other("the ceiling's thread panicked")))
     }
+}
+
+/// An echo in a process of its own, whose memory is to be seen.
+pub(super) struct EchoProcess {
+    pub(super) address: SocketAddr,
+    child: Child,
+}
+
+impl EchoProcess {
+    pub(super) fn start() -> io::Result<EchoProcess> {
+        let mut child = Command::new("/proc/self/exe")
+            .args(["bench", "--serve-echo"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut line = String::new();
+        let stdout = child.stdout.take().expect("it was piped");
+        let read = io::BufReader::new(stdout).read_line(&mut line);
+        // Dropped, it ends its child also where that said nothing.
+        let mut echo = EchoProcess { address: ([127, 0, 0, 1], 0).into(), child };
+        read?;
+        echo.address =
+            line.trim().parse().map_err(|_| io::Error::other("the echo did not say where it is"))?;
+        Ok(echo)
+    }
+
+    pub(super) fn peak_bytes(&self) -> Option<u64> {
+        peak_bytes(self.child.id())
+    }
+}
+
+impl Drop for EchoProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// What [`EchoProcess`] starts: says where it listens, and answers until its input ends.
+pub(super) fn serve_echo(out: &mut impl Write) -> io::Result<()> {
+    let echo = Echo::start(None)?;
+    writeln!(out, "{}", echo.address)?;
+    out.flush()?;
+    io::copy(&mut io::stdin(), &mut io::sink())?;
+    echo.stop()
 }
 
 /// Zero-filled, not only allocated: writing into an allocated hole changes the file's map, and that is what is slow.
@@ -267,14 +314,8 @@ mod tests {
             let echo = Echo::start(journal_in).unwrap();
             for (kind, size) in [(Kind::Adt, 750), (Kind::Oru, 300 << 10)] {
                 let template = Template::of(kind, size, 1);
-                let shape = load::Shape {
-                    connections: 2,
-                    window: 3,
-                    messages: 20,
-                    time: Duration::from_secs(20),
-                    rate: None,
-                    check: false,
-                };
+                let closed = load::Shape::closed(2, 3, 20, Duration::from_secs(20));
+                let shape = load::Shape { check: false, progress: false, ..closed };
                 assert_eq!(load::run(echo.address, &template, &shape, 0).unwrap().acknowledged, 20);
             }
             echo.stop().unwrap();

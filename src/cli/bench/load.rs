@@ -4,21 +4,19 @@
 //! whatever was answered, and a latency counts from when its message was due, so that a server that stalls cannot hide
 //! it by holding the generator up. epoll is used directly, since its waits must be finer than a millisecond.
 
-use super::super::mllp::Answers;
 use super::super::output::Progress;
+use super::super::tls::Connector;
 use super::histogram::Histogram;
+use super::peer::Peer;
 use super::template::Template;
 use rustix::event::Timespec;
 use rustix::event::epoll;
-use std::collections::VecDeque;
-use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 /// Unsent bytes of a connection at which it makes no more messages ready.
 const UNSENT_BYTES_MAX: usize = 128 << 10;
-/// Up to this size whole frames are gathered in one buffer; larger tails are sent from where they are.
-const COPIED_TAIL_BYTES_MAX: usize = 16 << 10;
 /// No answer at all for this long ends the run.
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 
@@ -35,6 +33,20 @@ pub(super) struct Shape {
     pub(super) rate: Option<f64>,
     /// Check MSA-1 and MSA-2; a ceiling's answers are only counted.
     pub(super) check: bool,
+    /// Show on a terminal how far it is.
+    pub(super) progress: bool,
+}
+
+impl Shape {
+    /// Each connection keeps `window` messages unanswered.
+    pub(super) fn closed(connections: usize, window: usize, messages: u64, time: Duration) -> Shape {
+        Shape { connections, window, messages, time, rate: None, check: true, progress: true }
+    }
+
+    /// So many messages a second over all connections.
+    pub(super) fn open(connections: usize, rate: f64, time: Duration) -> Shape {
+        Shape { rate: Some(rate), ..Shape::closed(connections, 1, u64::MAX, time) }
+    }
 }
 
 /// What came of it.
@@ -57,22 +69,24 @@ pub(super) struct Outcome {
 
 /// Sends what `shape` says and waits for every answer. Message numbers begin at `first`.
 pub(super) fn run(to: SocketAddr, template: &Template, shape: &Shape, first: u64) -> io::Result<Outcome> {
+    run_over(None, to, template, shape, first)
+}
+
+/// The same, over TLS where there is a connector.
+pub(super) fn run_over(
+    tls: Option<&Connector>,
+    to: SocketAddr,
+    template: &Template,
+    shape: &Shape,
+    first: u64,
+) -> io::Result<Outcome> {
     let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let mut peers = Vec::with_capacity(shape.connections);
     for n in 0..shape.connections {
-        let stream = TcpStream::connect(to)?;
-        stream.set_nodelay(true)?;
-        stream.set_nonblocking(true)?;
+        let peer = Peer::connect(to, tls)?;
         let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
-        epoll::add(&poll, &stream, epoll::EventData::new_u64(n as u64), flags)?;
-        peers.push(Peer {
-            stream,
-            answers: Answers::default(),
-            out: Vec::new(),
-            written: 0,
-            tail: None,
-            open: VecDeque::new(),
-        });
+        epoll::add(&poll, peer.socket(), epoll::EventData::new_u64(n as u64), flags)?;
+        peers.push(peer);
     }
     let mut run =
         Run { template, shape, next: first, first, outcome: Outcome::default(), start: Instant::now() };
@@ -81,10 +95,10 @@ pub(super) fn run(to: SocketAddr, template: &Template, shape: &Shape, first: u64
     let mut last_answer = run.start;
     // Whichever of the two bounds is set to end it; the other is there for safety.
     let by_number = shape.messages < u64::MAX;
-    let progress = match by_number {
+    let progress = shape.progress.then(|| match by_number {
         true => Progress::new(shape.messages, "messages"),
         false => Progress::new(shape.time.as_secs(), "seconds"),
-    };
+    });
     for peer in &mut peers {
         run.turn(peer, &mut chunk)?;
     }
@@ -101,7 +115,9 @@ pub(super) fn run(to: SocketAddr, template: &Template, shape: &Shape, first: u64
             Err(error) => return Err(error.into()),
         }
         let before = run.outcome.answered();
-        progress.reached(if by_number { before } else { run.start.elapsed().as_secs() });
+        if let Some(progress) = &progress {
+            progress.reached(if by_number { before } else { run.start.elapsed().as_secs() });
+        }
         for event in &events {
             let n = usize::try_from(event.data.u64()).expect("the number of a connection was put in");
             run.turn(&mut peers[n], &mut chunk)?;
@@ -113,22 +129,11 @@ pub(super) fn run(to: SocketAddr, template: &Template, shape: &Shape, first: u64
             return Err(io::Error::new(ErrorKind::TimedOut, text));
         }
     }
-    progress.end();
+    if let Some(progress) = progress {
+        progress.end();
+    }
     run.outcome.elapsed = last_answer.max(run.start) - run.start;
     Ok(run.outcome)
-}
-
-/// One connection.
-struct Peer {
-    stream: TcpStream,
-    answers: Answers,
-    /// What is to be sent, of which so much is written.
-    out: Vec<u8>,
-    written: usize,
-    /// After `out`: the template's tail from there.
-    tail: Option<usize>,
-    /// Messages not answered yet: number, and when it was due or sent.
-    open: VecDeque<(u64, Instant)>,
 }
 
 struct Run<'a> {
@@ -174,7 +179,7 @@ impl Run<'_> {
             }
             let n = usize::try_from(number % peers.len() as u64).expect("fewer than the connections");
             let peer = &mut peers[n];
-            if peer.tail.is_some() && !peer.write(self.template)? {
+            if peer.has_tail() && !peer.write(self.template)? {
                 // A large message is still being sent; this one is late, and its latency will say so.
                 return Ok(Duration::from_millis(1));
             }
@@ -186,8 +191,8 @@ impl Run<'_> {
     /// Closed loop: makes messages up to the window.
     fn fill(&mut self, peer: &mut Peer) {
         while peer.open.len() < self.shape.window
-            && peer.tail.is_none()
-            && peer.out.len() - peer.written < UNSENT_BYTES_MAX
+            && !peer.has_tail()
+            && peer.unsent_bytes() < UNSENT_BYTES_MAX
             && !self.ended()
         {
             self.make(peer, Instant::now());
@@ -195,32 +200,16 @@ impl Run<'_> {
     }
 
     fn make(&mut self, peer: &mut Peer, at: Instant) {
-        if peer.written == peer.out.len() {
-            peer.out.clear();
-            peer.written = 0;
-        }
-        self.template.append_head(self.next, &mut peer.out);
-        if self.template.tail.len() <= COPIED_TAIL_BYTES_MAX {
-            peer.out.extend_from_slice(&self.template.tail);
-        } else {
-            peer.tail = Some(0);
-        }
-        peer.open.push_back((self.next, at));
+        peer.make(self.template, self.next, at);
         self.next += 1;
         self.outcome.sent += 1;
     }
 
     fn read(&mut self, peer: &mut Peer, chunk: &mut [u8]) -> io::Result<()> {
-        loop {
-            let read = match peer.stream.read(chunk) {
-                Ok(0) => {
-                    return Err(io::Error::new(ErrorKind::UnexpectedEof, "the server closed a connection"));
-                }
-                Ok(read) => read,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) => return Err(error),
-            };
+        while let Some(read) = peer.read(chunk)? {
+            if read == 0 {
+                return Err(io::Error::new(ErrorKind::UnexpectedEof, "the server closed a connection"));
+            }
             peer.answers.feed(&chunk[..read])?;
             let now = Instant::now();
             while let Some(body) = peer.answers.next() {
@@ -238,33 +227,7 @@ impl Run<'_> {
                 }
             }
         }
-    }
-}
-
-impl Peer {
-    fn is_sent(&self) -> bool {
-        self.written == self.out.len() && self.tail.is_none()
-    }
-
-    /// Writes once. False when the socket takes no more.
-    fn write(&mut self, template: &Template) -> io::Result<bool> {
-        let tail = &template.tail[self.tail.unwrap_or(template.tail.len())..];
-        let written = match self
-            .stream
-            .write_vectored(&[IoSlice::new(&self.out[self.written..]), IoSlice::new(tail)])
-        {
-            Ok(written) => written,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) if error.kind() == ErrorKind::Interrupted => return Ok(true),
-            Err(error) => return Err(error),
-        };
-        let of_out = written.min(self.out.len() - self.written);
-        self.written += of_out;
-        if let Some(at) = self.tail {
-            let at = at + written - of_out;
-            self.tail = (at < template.tail.len()).then_some(at);
-        }
-        Ok(true)
+        Ok(())
     }
 }
 
@@ -306,6 +269,7 @@ fn acknowledgment(body: &[u8]) -> Option<(&[u8], &[u8])> {
 mod tests {
     use super::super::template::Kind;
     use super::*;
+    use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
 
     const ID: &[u8] = b"B0000000000000000001";
@@ -338,7 +302,8 @@ mod tests {
     }
 
     fn shape(connections: usize, window: usize, messages: u64) -> Shape {
-        Shape { connections, window, messages, time: Duration::from_secs(20), rate: None, check: true }
+        let time = Duration::from_secs(20);
+        Shape { progress: false, ..Shape::closed(connections, window, messages, time) }
     }
 
     #[test]

@@ -1,17 +1,23 @@
-//! `bench`: how fast messages are acknowledged and delivered. See [`load`] for the generator and [`ceilings`] for what
-//! the machine allows.
+//! `bench`: how fast messages are acknowledged and delivered. See [`load`] for the generator, [`ceilings`] for what the
+//! machine allows and [`set`] for the figures that are compared from version to version.
 
 mod ceilings;
+mod channels;
 mod histogram;
 mod load;
 mod own;
+mod peer;
+mod process;
 mod report;
+mod set;
 mod template;
 
 use super::{Fail, Outcome, output};
+use channels::{Purpose, Wanted};
+use clap::builder::PossibleValuesParser;
 use load::Shape;
-use report::{Ceilings, Figures, Report};
-use std::io::{IsTerminal, Write};
+use report::{Figures, Report};
+use std::io::Write;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -38,7 +44,7 @@ pub(super) struct Arguments {
     /// Messages that a connection sends before it waits for an answer
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
     window: u16,
-    /// End after so long [default: 10; with --ceilings 5 for each figure]
+    /// End after so long [default: 10; with --ceilings 4 for each figure, 60 for the sustained one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=86_400))]
     seconds: Option<u32>,
     /// End after so many messages
@@ -50,6 +56,10 @@ pub(super) struct Arguments {
     /// Measure the standard set beside what the machine allows: echo, journal, files, copy
     #[arg(long, conflicts_with_all = ["kind", "size", "connections", "window", "rate"])]
     ceilings: bool,
+    /// With --ceilings: this figure alone; may be given several times
+    #[arg(long, value_name = "NAME", requires = "ceilings", value_delimiter = ',',
+          value_parser = PossibleValuesParser::new(set::names()))]
+    only: Vec<String>,
     /// Put the server's folder in DIR: what is measured is its file system
     #[arg(long, value_name = "DIR")]
     folder: Option<PathBuf>,
@@ -59,14 +69,23 @@ pub(super) struct Arguments {
     /// Print the JSON line only
     #[arg(long)]
     json: bool,
+    /// Be the echo whose memory --ceilings compares with
+    #[arg(long, hide = true)]
+    serve_echo: bool,
 }
 
 /// Carries out `bench`.
 pub(super) fn run(arguments: &Arguments) -> Outcome {
-    let report = match (&arguments.to, arguments.ceilings) {
-        (Some(to), _) => foreign_server(arguments, to)?,
-        (None, false) => own_server(arguments)?,
-        (None, true) => standard_set(arguments)?,
+    if arguments.serve_echo {
+        return ceilings::serve_echo(&mut output::stdout())
+            .map_err(|error| Fail::io("serve an echo", &error));
+    }
+    if arguments.ceilings {
+        return set::run(arguments);
+    }
+    let report = match &arguments.to {
+        Some(to) => foreign_server(arguments, to)?,
+        None => own_server(arguments)?,
     };
     let mut out = output::stdout();
     if !arguments.json {
@@ -87,13 +106,11 @@ impl Arguments {
             (None, Some(_)) => 86_400,
             (None, None) => 10,
         };
+        let messages = self.messages.unwrap_or(u64::MAX);
+        let time = Duration::from_secs(seconds.into());
         Shape {
-            connections: self.connections.into(),
-            window: self.window.into(),
-            messages: self.messages.unwrap_or(u64::MAX),
-            time: Duration::from_secs(seconds.into()),
             rate: self.rate,
-            check: true,
+            ..Shape::closed(self.connections.into(), self.window.into(), messages, time)
         }
     }
 
@@ -121,84 +138,21 @@ fn foreign_server(arguments: &Arguments, to: &str) -> Result<Report, Fail> {
 fn own_server(arguments: &Arguments) -> Result<Report, Fail> {
     let template = arguments.template();
     let shape = arguments.shape();
-    let mut own =
-        own::Own::start(arguments.folder.as_deref(), arguments.keep, &shape, template.message_bytes())?;
-    let figures = own.measure(name(arguments.kind), arguments.kind, &template, &shape)?;
-    let mut report = Report::new(vec![figures]);
-    own.describe(&mut report);
-    Ok(report)
-}
-
-/// The figures that are compared from version to version.
-fn standard_set(arguments: &Arguments) -> Result<Report, Fail> {
-    /// Bounds the room that the files of one figure take.
-    const ADTS_MAX: u64 = 60_000;
-    const ORUS_MAX: u64 = 300;
-    let time = Duration::from_secs(arguments.seconds.unwrap_or(5).into());
-    let shape = |connections, window, messages| Shape {
-        connections,
-        window,
-        messages: arguments.messages.unwrap_or(messages),
-        time,
-        rate: None,
-        check: true,
+    let wanted =
+        Wanted::of(&[Purpose::Archive, Purpose::Documents], shape.connections, template.message_bytes());
+    let mut own = own::Own::start(arguments.folder.as_deref(), arguments.keep, &wanted)?;
+    // The worker that has never had a message is the idle one: the smaller of the two.
+    let idle = own.workers().into_iter().filter_map(process::private_bytes).min();
+    let purpose = match arguments.kind {
+        Kind::Adt => Purpose::Archive,
+        Kind::Oru => Purpose::Documents,
     };
-    let set = [
-        ("ADT 750 B", Kind::Adt, 750, shape(1, 1, ADTS_MAX)),
-        ("ADT 750 B", Kind::Adt, 750, shape(16, 1, ADTS_MAX)),
-        ("ADT 750 B", Kind::Adt, 750, shape(16, 16, ADTS_MAX)),
-        ("ORU 1 MiB", Kind::Oru, 1 << 20, shape(4, 1, ORUS_MAX)),
-    ];
-    let run = run_number();
-    let largest = Template::of(Kind::Oru, 1 << 20, run).message_bytes();
-    let mut own = own::Own::start(arguments.folder.as_deref(), arguments.keep, &set[2].3, largest)?;
-    let adt = Template::of(Kind::Adt, 750, run).frame(0);
-    let oru = Template::of(Kind::Oru, 1 << 20, run).frame(0);
-    let pdf = template::pdf(1 << 20);
-    let folder = own.folder().to_path_buf();
-    let mut rows = Vec::new();
-    // Each figure stands next to its ceilings, so that a machine that slows down slows both.
-    for (work, kind, size, shape) in set {
-        let template = Template::of(kind, size, run);
-        progress(arguments, &format!("{work}, {} × {}: echo", shape.connections, shape.window));
-        let echo = ceiling(None, &template, &shape)?;
-        progress(arguments, "journal");
-        own.settle();
-        let journal = ceiling(Some(&folder), &template, &shape)?;
-        progress(arguments, "server");
-        own.settle();
-        let mut figures = own.measure(work, kind, &template, &shape)?;
-        progress(arguments, "files");
-        own.settle();
-        let files = match kind {
-            Kind::Adt => ceilings::files(&folder, &adt[1..adt.len() - 2], time, ADTS_MAX),
-            Kind::Oru => ceilings::copy(&folder, &oru[1..oru.len() - 2], &pdf, time, ORUS_MAX),
-        };
-        let files = files.map_err(|error| Fail::io("write the ceiling's files", &error))?;
-        figures.ceilings = Some(Ceilings::new(&echo, &journal, kind, files));
-        rows.push(figures);
-    }
-    let mut report = Report::new(rows);
-    own.describe(&mut report);
+    let figures = own.measure(name(arguments.kind), purpose, &template, &shape)?;
+    let mut report = Report::new(vec![figures]);
+    report.start_to_first_ack_ms = Some(own.start_to_first_ack().as_secs_f64() * 1e3);
+    report.idle_worker_private_kib = idle.map(|bytes| bytes / 1024);
+    report.file_system = Some(own::file_system(own.folder()));
     Ok(report)
-}
-
-fn ceiling(
-    journal_in: Option<&std::path::Path>,
-    template: &Template,
-    shape: &Shape,
-) -> Result<Figures, Fail> {
-    let failed = |error: std::io::Error| Fail::io("measure a ceiling", &error);
-    let folder = journal_in.map(|folder| folder.join("ceiling.journal.d"));
-    if let Some(folder) = &folder {
-        let _ = std::fs::remove_dir_all(folder);
-        std::fs::create_dir(folder).map_err(failed)?;
-    }
-    let echo = ceilings::Echo::start(folder.as_deref()).map_err(failed)?;
-    let shape = Shape { check: false, ..shape.clone() };
-    let outcome = load(echo.address, template, &shape, 0)?;
-    echo.stop().map_err(failed)?;
-    Ok(Figures::of("ceiling", template, &shape, &outcome))
 }
 
 fn load(to: SocketAddr, template: &Template, shape: &Shape, first: u64) -> Result<load::Outcome, Fail> {
@@ -209,13 +163,6 @@ fn name(kind: Kind) -> &'static str {
     match kind {
         Kind::Adt => "ADT",
         Kind::Oru => "ORU",
-    }
-}
-
-/// What is being measured, on a terminal only.
-fn progress(arguments: &Arguments, what: &str) {
-    if !arguments.json && std::io::stderr().is_terminal() {
-        output::complain(&format!("measuring {what}"));
     }
 }
 

@@ -1,83 +1,138 @@
-//! The server that `bench` starts: one channel that archives ADTs, one that archives ORUs, takes their PDFs out and
-//! drops them. What stands in its folders at the end is counted against what it acknowledged.
+//! The server that `bench` starts, in a folder of its own. What stands in its folders at the end is counted against what
+//! it acknowledged.
 
 use super::super::child::{self, Folder, Server};
 use super::super::output;
-use super::load::Shape;
-use super::report::{Figures, Report};
+use super::channels::{Purpose, Wanted};
+use super::load::{self, Outcome, Shape};
+use super::process;
+use super::report::Figures;
 use super::template::{Kind, Template};
-use super::{Fail, first_acknowledgment, load};
+use super::{Fail, first_acknowledgment};
 use rustix::fs::syncfs;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The first message's control id number; measured ones begin at zero.
+/// The control id number of the first message; measured ones begin at zero. Each start takes the one below.
 const FIRST_MESSAGE: u64 = 9_999_999_999_999;
 /// A backlog that takes longer to deliver is an error.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(600);
+/// A server that takes longer to be ready is an error.
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// A running server and what was sent to it.
 pub(super) struct Own {
     // Before the folder, so that the server has stopped when its folder goes away.
     server: Server,
     folder: Folder,
-    ports: [u16; 2],
+    configuration: String,
+    channels: Vec<Channel>,
     /// The number of the next message, since control ids must not repeat from figure to figure.
     next: u64,
-    /// Messages acknowledged so far by each channel.
-    acknowledged: [u64; 2],
+    /// The number of the first message of the next start.
+    next_first: u64,
     start_to_first_ack: Duration,
-    idle_worker_private_bytes: Option<u64>,
-    file_system: String,
+}
+
+struct Channel {
+    purpose: Purpose,
+    port: u16,
+    /// Messages acknowledged so far.
+    acknowledged: u64,
 }
 
 impl Own {
-    /// Starts it. `message_bytes` is the largest message to come.
-    pub(super) fn start(
-        parent: Option<&Path>,
-        keep: bool,
-        shape: &Shape,
-        message_bytes: usize,
-    ) -> Result<Own, Fail> {
+    /// Starts it in a new folder below `parent`.
+    pub(super) fn start(parent: Option<&Path>, keep: bool, wanted: &Wanted) -> Result<Own, Fail> {
         let folder = Folder::new("bench", parent, keep)?;
-        let adt_port = child::free_port(0)?;
-        let oru_port = child::free_port(adt_port)?;
-        let configuration =
-            configuration(folder.path(), adt_port, oru_port, shape.connections, message_bytes);
+        let mut channels: Vec<Channel> = Vec::new();
+        for purpose in &wanted.purposes {
+            let port = child::free_port(channels.last().map_or(0, |channel| channel.port))?;
+            channels.push(Channel { purpose: *purpose, port, acknowledged: 0 });
+        }
+        let ports: Vec<u16> = channels.iter().map(|channel| channel.port).collect();
+        let configuration = wanted.configuration(folder.path(), &ports);
         let start = Instant::now();
         let server = Server::start(folder.path(), &configuration)?;
-        let first = Template::of(Kind::Adt, 750, super::run_number()).frame(FIRST_MESSAGE);
-        let address = SocketAddr::from(([127, 0, 0, 1], adt_port));
-        let start_to_first_ack =
-            first_acknowledgment(address, &first[1..first.len() - 2], start).map_err(|error| {
-                Fail::Failed(format!(
-                    "no first acknowledgment: {}; the server's log:\n{}",
-                    output::plain(&error),
-                    server.log_end()
-                ))
-            })?;
-        let file_system = file_system(folder.path());
         let mut own = Own {
             server,
             folder,
-            ports: [adt_port, oru_port],
+            configuration,
+            channels,
             next: 0,
-            acknowledged: [1, 0],
-            start_to_first_ack,
-            idle_worker_private_bytes: None,
-            file_system,
+            next_first: FIRST_MESSAGE,
+            start_to_first_ack: Duration::ZERO,
         };
-        own.server.wait(Duration::from_secs(20), "the channels did not become ready", |server| {
-            Ok(server.waiting("oru")? == 0 && server.waiting("adt")? == 0)
+        own.start_to_first_ack = own.first_acknowledgment(0, start)?;
+        let names: Vec<&str> = own.channels.iter().map(|channel| channel.purpose.name()).collect();
+        own.server.wait(READY_TIMEOUT, "the channels did not become ready", |server| {
+            names.iter().try_fold(true, |ready, name| Ok(ready & (server.waiting(name)? == 0)))
         })?;
-        // The worker that has never had a message is the idle one: the smaller of the two.
-        own.idle_worker_private_bytes = own.server.workers().into_iter().filter_map(private_bytes).min();
         Ok(own)
+    }
+
+    /// Stops it and starts it again over what it has. Returns how long it takes from there to an AA of that channel.
+    pub(super) fn restart_to(&mut self, purpose: Purpose) -> Result<Duration, Fail> {
+        self.server.stop().map_err(|error| Fail::io("stop the server", &error))?;
+        let start = Instant::now();
+        self.server = Server::start(self.folder.path(), &self.configuration)?;
+        self.first_acknowledgment(self.place(purpose), start)
+    }
+
+    fn first_acknowledgment(&mut self, place: usize, start: Instant) -> Result<Duration, Fail> {
+        let first = Template::of(Kind::Adt, 750, super::run_number()).frame(self.next_first);
+        self.next_first -= 1;
+        let took = first_acknowledgment(self.address(place), &first[1..first.len() - 2], start).map_err(
+            |error| {
+                let log = self.server.log_end();
+                Fail::Failed(format!(
+                    "no first acknowledgment: {}; the server's log:\n{log}",
+                    output::plain(&error)
+                ))
+            },
+        )?;
+        self.channels[place].acknowledged += 1;
+        Ok(took)
+    }
+
+    /// How long the first start took to the first AA.
+    pub(super) fn start_to_first_ack(&self) -> Duration {
+        self.start_to_first_ack
     }
 
     pub(super) fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    fn place(&self, purpose: Purpose) -> usize {
+        let mut channels = self.channels.iter();
+        channels
+            .position(|channel| channel.purpose == purpose)
+            .expect("only channels that were wanted are asked for")
+    }
+
+    fn address(&self, place: usize) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.channels[place].port))
+    }
+
+    /// Where that channel listens.
+    pub(super) fn to(&self, purpose: Purpose) -> SocketAddr {
+        self.address(self.place(purpose))
+    }
+
+    /// The number of a message that has not been sent; `count` are taken.
+    pub(super) fn numbers(&mut self, count: u64) -> u64 {
+        let first = self.next;
+        self.next += count;
+        first
+    }
+
+    /// What was sent past [`Own::measure`] counts too.
+    pub(super) fn count(&mut self, purpose: Purpose, acknowledged: u64) {
+        let place = self.place(purpose);
+        self.channels[place].acknowledged += acknowledged;
     }
 
     /// Lets what earlier figures wrote reach the disk, so that the next is not charged with it.
@@ -87,108 +142,75 @@ impl Own {
         }
     }
 
+    /// Messages of a channel that are accepted and not yet ended.
+    pub(super) fn waiting(&self, purpose: Purpose) -> Result<u64, Fail> {
+        self.server.waiting(purpose.name())
+    }
+
+    /// Waits until nothing of the channel waits.
+    pub(super) fn wait_delivered(&mut self, purpose: Purpose) -> Result<(), Fail> {
+        self.server.wait_delivered(purpose.name(), DELIVERY_TIMEOUT)
+    }
+
     /// Sends the load, waits until all of it is delivered, and counts the files.
     pub(super) fn measure(
         &mut self,
         work: &'static str,
-        kind: Kind,
+        purpose: Purpose,
         template: &Template,
         shape: &Shape,
     ) -> Result<Figures, Fail> {
-        let (place, channel) = match kind {
-            Kind::Adt => (0, "adt"),
-            Kind::Oru => (1, "oru"),
-        };
-        let address = SocketAddr::from(([127, 0, 0, 1], self.ports[place]));
+        let address = self.to(purpose);
         let cpu = self.cpu();
         let start = Instant::now();
-        let outcome = load(address, template, shape, self.next).map_err(|fail| self.with_log(fail))?;
-        let backlog = self.server.waiting(channel)?;
-        self.server.wait_delivered(channel, DELIVERY_TIMEOUT)?;
+        let outcome = self.send(address, template, shape)?;
+        let backlog = self.waiting(purpose)?;
+        self.wait_delivered(purpose)?;
         let delivered_after = start.elapsed();
         let cpu = self.cpu().saturating_sub(cpu);
         self.next += outcome.sent;
-        self.acknowledged[place] += outcome.acknowledged;
+        self.count(purpose, outcome.acknowledged);
 
         let mut figures = Figures::of(work, template, shape, &outcome);
         figures.archived_per_s = Some(outcome.acknowledged as f64 / delivered_after.as_secs_f64());
         figures.backlog_at_end = Some(backlog);
         figures.server_cpu_us = Some(cpu.as_secs_f64() * 1e6 / outcome.acknowledged.max(1) as f64);
-        figures.files_missing = self.missing(place);
+        figures.files_missing = self.missing(purpose);
         Ok(figures)
     }
 
-    fn with_log(&self, fail: Fail) -> Fail {
-        match fail {
-            Fail::Failed(reason) => {
-                Fail::Failed(format!("{reason}; the server's log:\n{}", self.server.log_end()))
-            }
-            other => other,
-        }
+    fn send(&self, to: SocketAddr, template: &Template, shape: &Shape) -> Result<Outcome, Fail> {
+        load::run(to, template, shape, self.next).map_err(|error| {
+            let log = self.server.log_end();
+            let error = output::plain(&error);
+            Fail::Failed(format!("could not go on sending to {to}: {error}; the server's log:\n{log}"))
+        })
     }
 
     /// What one channel's folders lack (or have too much) of one file for each message that it acknowledged.
-    fn missing(&self, place: usize) -> u64 {
-        let folders: &[&str] =
-            if place == 0 { &["archive/adt"] } else { &["archive/oru", "attachments", "drop"] };
-        let expected = self.acknowledged[place];
-        folders.iter().map(|folder| expected.abs_diff(files_below(&self.folder.path().join(folder)))).sum()
-    }
-
-    pub(super) fn describe(&self, report: &mut Report) {
-        report.start_to_first_ack_ms = Some(self.start_to_first_ack.as_secs_f64() * 1e3);
-        report.idle_worker_private_kib = self.idle_worker_private_bytes.map(|bytes| bytes / 1024);
-        report.file_system = Some(self.file_system.clone());
+    pub(super) fn missing(&self, purpose: Purpose) -> u64 {
+        let expected = self.channels[self.place(purpose)].acknowledged;
+        let folders = purpose.folders().into_iter().map(|folder| self.folder.path().join(folder));
+        folders.map(|folder| expected.abs_diff(files_below(&folder))).sum()
     }
 
     /// Processor time that master and workers have used.
-    fn cpu(&self) -> Duration {
-        let mut pids = self.server.workers();
-        pids.push(self.server.pid());
-        pids.into_iter().map(cpu_of).sum()
+    pub(super) fn cpu(&self) -> Duration {
+        self.processes().into_iter().map(process::cpu_of).sum()
     }
-}
 
-fn configuration(
-    folder: &Path,
-    adt_port: u16,
-    oru_port: u16,
-    connections: usize,
-    message_bytes: usize,
-) -> String {
-    let path = |below: &str| serde_json::Value::from(folder.join(below).to_string_lossy()).to_string();
-    let connections = connections + 16;
-    // A message may be a little larger than the template says, never smaller than the least limit.
-    let stream_limit = (message_bytes + 4096).max(10 << 20);
-    format!(
-        "state_path: {state}\n\
-         runtime_path: {run}\n\
-         channels:\n\
-         - name: adt\n  \
-           port: {adt_port}\n  \
-           listen: 127.0.0.1\n  \
-           stream_limit: {stream_limit}\n  \
-           max_connections: {connections}\n  \
-           max_connections_per_address: {connections}\n  \
-           message_types: {{\"ADT^A01\": store}}\n  \
-           local_archive: {{path: {adt}}}\n\
-         - name: oru\n  \
-           port: {oru_port}\n  \
-           listen: 127.0.0.1\n  \
-           stream_limit: {stream_limit}\n  \
-           max_connections: {connections}\n  \
-           max_connections_per_address: {connections}\n  \
-           attachment_field: OBX.1.5\n  \
-           attachment_format: pdf\n  \
-           local_archive: {{path: {oru}, attachment: {attachments}}}\n  \
-           drop_folders: {{pickup: {{path: {drop}}}}}\n",
-        state = path("state"),
-        run = path("run"),
-        adt = path("archive/adt"),
-        oru = path("archive/oru"),
-        attachments = path("attachments"),
-        drop = path("drop"),
-    )
+    /// Master and workers.
+    pub(super) fn processes(&self) -> Vec<u32> {
+        [vec![self.server.pid()], self.server.workers()].concat()
+    }
+
+    pub(super) fn master(&self) -> u32 {
+        self.server.pid()
+    }
+
+    pub(super) fn workers(&self) -> Vec<u32> {
+        self.server.workers()
+    }
 }
 
 /// Files at any depth; links are not followed.
@@ -202,27 +224,8 @@ fn files_below(folder: &Path) -> u64 {
     entries.flatten().map(count).sum()
 }
 
-/// Memory that only this process has.
-fn private_bytes(pid: u32) -> Option<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let kib = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
-    let private = text.lines().filter(|line| line.starts_with("Private_")).filter_map(kib);
-    Some(private.sum::<u64>() * 1024)
-}
-
-fn cpu_of(pid: u32) -> Duration {
-    /// The kernel tells times in hundredths of a second whatever its own tick.
-    const TICK: Duration = Duration::from_millis(10);
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The second field is the title and may hold anything but ends with the last parenthesis.
-    let fields = stat.rsplit_once(')').map_or("", |(_, fields)| fields);
-    let ticks =
-        fields.split_whitespace().skip(11).take(2).filter_map(|field| field.parse::<u32>().ok()).sum();
-    TICK * ticks
-}
-
 /// The kind of file system and whether it has a journal, since that decides what a flush costs.
-fn file_system(folder: &Path) -> String {
+pub(super) fn file_system(folder: &Path) -> String {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let mount = mounts
         .lines()
@@ -258,25 +261,5 @@ mod tests {
         fs::write(folder.path().join("b"), "").unwrap();
         assert_eq!(files_below(folder.path()), 2);
         assert_eq!(files_below(&folder.path().join("absent")), 0);
-    }
-
-    #[test]
-    fn a_process_is_measured() {
-        let own = std::process::id();
-        assert!(private_bytes(own).unwrap() > 10_000);
-        let start = Instant::now();
-        while cpu_of(own).is_zero() {
-            assert!(start.elapsed() < Duration::from_secs(20));
-        }
-        assert_eq!(cpu_of(0), Duration::ZERO);
-    }
-
-    #[test]
-    fn the_configuration_is_one_that_loads() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("hl7server.yaml");
-        fs::write(&file, configuration(folder.path(), 20_001, 20_002, 256, 1 << 20)).unwrap();
-        let loaded = config::load(&file, &|_| true, config::Mode::Check).map_err(|p| p.to_string()).unwrap();
-        assert_eq!(loaded.config.channels.len(), 2);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::super::output::{Align, Table, grouped};
 use super::load::{Outcome, Shape};
-use super::template::{Kind, Template};
+use super::template::Template;
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -43,37 +43,8 @@ pub(super) struct Figures {
     pub(super) server_cpu_us: Option<f64>,
     /// Files that should be there and are not, or the reverse.
     pub(super) files_missing: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) ceilings: Option<Ceilings>,
     #[serde(skip)]
     example: Option<String>,
-}
-
-/// What the machine allows for the same work.
-#[derive(Serialize)]
-pub(super) struct Ceilings {
-    echo_per_s: f64,
-    journal_per_s: f64,
-    journal_p50_us: u64,
-    journal_p99_us: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    files_per_s: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    copy_per_s: Option<f64>,
-}
-
-impl Ceilings {
-    /// `files` is the figure of `files` for an ADT, of `copy` for an ORU.
-    pub(super) fn new(echo: &Figures, journal: &Figures, kind: Kind, files: f64) -> Ceilings {
-        Ceilings {
-            echo_per_s: echo.acknowledged_per_s,
-            journal_per_s: journal.acknowledged_per_s,
-            journal_p50_us: journal.p50_us,
-            journal_p99_us: journal.p99_us,
-            files_per_s: (kind == Kind::Adt).then_some(files),
-            copy_per_s: (kind == Kind::Oru).then_some(files),
-        }
-    }
 }
 
 impl Figures {
@@ -101,8 +72,30 @@ impl Figures {
             backlog_at_end: None,
             server_cpu_us: None,
             files_missing: 0,
-            ceilings: None,
             example: outcome.example.clone(),
+        }
+    }
+
+    pub(super) fn acknowledged_per_s(&self) -> f64 {
+        self.acknowledged_per_s
+    }
+
+    /// Median and 99th percentile of the time to an answer.
+    pub(super) fn p50_p99_us(&self) -> (f64, f64) {
+        (self.p50_us as f64, self.p99_us as f64)
+    }
+
+    /// An answer that was missing or wrong, or a file.
+    pub(super) fn fault(&self) -> Option<String> {
+        let unanswered = self.sent - self.acknowledged - self.refused - self.wrong;
+        let example = self.example.as_deref().map(|text| format!("; the first: {text}")).unwrap_or_default();
+        let work = self.work;
+        match (self.refused, self.wrong, unanswered, self.files_missing) {
+            (0, 0, 0, 0) => None,
+            (0, 0, 0, missing) => Some(format!("{work}: {missing} files too few or too many came out")),
+            (refused, wrong, unanswered, _) => Some(format!(
+                "{work}: {refused} messages refused, {wrong} answered wrongly, {unanswered} not answered{example}"
+            )),
         }
     }
 }
@@ -121,18 +114,7 @@ impl Report {
 
     /// What makes the figures worthless.
     pub(super) fn fault(&self) -> Option<String> {
-        self.rows.iter().find_map(|row| {
-            let unanswered = row.sent - row.acknowledged - row.refused - row.wrong;
-            let example = row.example.as_deref().map(|text| format!("; the first: {text}")).unwrap_or_default();
-            match (row.refused, row.wrong, unanswered, row.files_missing) {
-                (0, 0, 0, 0) => None,
-                (0, 0, 0, missing) => Some(format!("{}: {missing} files too few or too many came out", row.work)),
-                (refused, wrong, unanswered, _) => Some(format!(
-                    "{}: {refused} messages refused, {wrong} answered wrongly, {unanswered} not answered{example}",
-                    row.work
-                )),
-            }
-        })
+        self.rows.iter().find_map(Figures::fault)
     }
 
     pub(super) fn print(&self, out: &mut impl Write) -> io::Result<()> {
@@ -156,7 +138,6 @@ impl Report {
             ]);
         }
         table.print(out)?;
-        self.print_ceilings(out)?;
         writeln!(out)?;
         if let Some(ms) = self.start_to_first_ack_ms {
             writeln!(out, "start to first acknowledgment  {ms:.1} ms")?;
@@ -169,48 +150,10 @@ impl Report {
         }
         Ok(())
     }
-
-    fn print_ceilings(&self, out: &mut impl Write) -> io::Result<()> {
-        if self.rows.iter().all(|row| row.ceilings.is_none()) {
-            return Ok(());
-        }
-        writeln!(out, "\nBeside what the machine allows:")?;
-        let heads = [
-            "WORK",
-            "CONN",
-            "WINDOW",
-            "ECHO/S",
-            "JOURNAL/S",
-            "ACK OF JOURNAL",
-            "FILES|COPY/S",
-            "ARCHIVED OF IT",
-        ];
-        let mut table =
-            Table::new(&heads.map(|head| (head, if head == "WORK" { Align::Left } else { Align::Right })));
-        for row in &self.rows {
-            let Some(ceilings) = &row.ceilings else { continue };
-            let files = ceilings.files_per_s.or(ceilings.copy_per_s).unwrap_or(0.0);
-            table.row(vec![
-                row.work.to_owned(),
-                row.connections.to_string(),
-                row.window.to_string(),
-                whole(ceilings.echo_per_s),
-                whole(ceilings.journal_per_s),
-                percent(row.acknowledged_per_s, ceilings.journal_per_s),
-                whole(files),
-                percent(row.archived_per_s.unwrap_or(0.0), files),
-            ]);
-        }
-        table.print(out)
-    }
 }
 
 fn whole(number: f64) -> String {
     grouped(number.round().max(0.0) as u64)
-}
-
-fn percent(part: f64, of: f64) -> String {
-    if of > 0.0 { format!("{:.0}%", part / of * 100.0) } else { "-".to_owned() }
 }
 
 fn latency(us: u64) -> String {
@@ -223,17 +166,11 @@ fn latency(us: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::template::Kind;
     use super::*;
 
     fn figures(outcome: &Outcome) -> Figures {
-        let shape = Shape {
-            connections: 1,
-            window: 1,
-            messages: 1,
-            time: std::time::Duration::from_secs(1),
-            rate: None,
-            check: true,
-        };
+        let shape = Shape::closed(1, 1, 1, std::time::Duration::from_secs(1));
         Figures::of("ADT", &Template::of(Kind::Adt, 750, 1), &shape, outcome)
     }
 
