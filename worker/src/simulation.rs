@@ -61,7 +61,7 @@ fn whatever_happens_nothing_acknowledged_is_lost_repeated_or_out_of_order() {
             Err(_) => wrong.push(seed),
         }
     }
-    eprintln!("{seeds} seeds from {first}: {counts:?}");
+    eprintln!("{seeds} seeds from {first}: {counts}");
     assert!(wrong.is_empty(), "WORKER_SIMULATION_SEED=N tells again what went wrong, N of {wrong:?}");
 }
 

@@ -11,6 +11,7 @@ use config::{AckMode, WorkerSettings};
 use journal::storage::faulty::{Fault, Faulty, Operation, Plan as DiskPlan, Random};
 use journal::{Journal, MessageId, Options};
 use link::{Death, SlotGuard, SlotTable, Slots};
+use std::fmt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -58,6 +59,29 @@ impl Counts {
         self.failed_starts += other.failed_starts;
         self.disk_faults += other.disk_faults;
         self.images += other.images;
+    }
+}
+
+impl fmt::Display for Counts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} events, {} messages, {} answers ({} repeated), {} steps ({} repeated), {} kills, {} power cuts, \
+             {} exits on an I/O error, {} drains, {} failed starts, {} lives with a disk fault, {} images",
+            self.events,
+            self.messages,
+            self.answers,
+            self.answered_again,
+            self.steps,
+            self.steps_repeated,
+            self.kills,
+            self.power_cuts,
+            self.exits,
+            self.drains,
+            self.failed_starts,
+            self.disk_faults,
+            self.images,
+        )
     }
 }
 
