@@ -314,7 +314,8 @@ impl Dispatcher {
     #[cfg(test)]
     pub(crate) fn try_next(&self, pool: usize, now_us: i64) -> Option<Vec<Task>> {
         let mut state = self.lock();
-        if state.stopping { None } else { self.look(&mut state, pool, now_us).0 }
+        let waits = pool == 0 && state.gathers_for().is_some();
+        if state.stopping || waits { None } else { self.look(&mut state, pool, now_us).0 }
     }
 
     /// Tells the threads of what has become ready.

@@ -96,8 +96,8 @@ pub(super) fn make(
     let waker = mio::Waker::new(poll.registry(), WAKER).expect("a waker is to be had");
     let inbox = Arc::new(Inbox::new(waker));
     let counters = Arc::new(Counters::new(&plan));
-    let dispatcher = Arc::new(Dispatcher::new(&plan, settings.channel.retry));
     let processed = settings.channel.ack == AckMode::Processed;
+    let dispatcher = Arc::new(Dispatcher::new(&plan, settings.channel.retry, !processed));
     dispatcher.add(entries);
     let (appends, queue) = bounded(QUEUED_MAX);
     let (questions, _) = bounded(1);
