@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use support::certificates::{Ca, Good, Key};
 use support::messages::{PDF_FIELD, adt, oru};
 use support::mllp::Peer;
+use support::trace::Trace;
 use support::{PATIENCE, Server, Site, process, skip, wait_files, within};
 
 const DENIED: [i32; 2] = [libc::EACCES, libc::EPERM];
@@ -287,6 +288,58 @@ fn a_drop_folder_made_anew_is_written_by_a_fresh_worker_and_nothing_is_lost() {
     Peer::connect(port).exchange(&oru("DOC3", "P1").0).accepts(b"DOC3");
     wait_files(&site.path("ward"), ".pdf", 2);
     assert_eq!(server.worker(port), fresh);
+}
+
+#[test]
+fn a_kernel_with_less_of_landlock_or_none_is_served_and_told_of() {
+    if !Trace::is_possible() {
+        return;
+    }
+    let mut site = Site::new();
+    let port = site.port();
+    site.configure(json!({"channels": [site.store_channel("adt", port)]}));
+    let server = site.start();
+    let without = "no Landlock, seccomp";
+    for (n, (answer, level, warning)) in [
+        // A kernel that was built without it, one that was booted without it, Debian 12's: the version is asked for first.
+        ("error=ENOSYS", without, "WARN  adt: no Landlock here (not in this kernel)"),
+        ("error=EOPNOTSUPP", without, "WARN  adt: no Landlock here (switched off when the kernel started)"),
+        ("retval=2:when=1", "Landlock ABI 2 (files), seccomp", ""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        if answer.starts_with("retval") && landlock_abi(&server, "adt") < 3 {
+            skip("this kernel has no more than ABI 2 to begin with");
+            continue;
+        }
+        let output = site.path(&format!("strace{n}"));
+        let inject = format!("inject=landlock_create_ruleset:{answer}");
+        let options = ["-e", "trace=landlock_create_ruleset", "-e", &inject];
+        let Some(trace) = Trace::attach(server.pid(), &output, &options) else { return };
+        let (worker, logged) = (server.worker(port), site.log().len());
+        process::signal(worker, nix::sys::signal::Signal::SIGTERM);
+        within(PATIENCE, "a fresh worker on the lesser kernel", || {
+            let fresh = server.worker(port) != worker;
+            let told = server.channel("adt")["status"]["sandbox"] == level;
+            (fresh && told).then_some(())
+        });
+        assert!(trace.lines().iter().any(|line| line.contains("(INJECTED")), "{:?}", trace.lines());
+        let log = site.log().split_off(logged);
+        assert!(log.contains(&format!("sandbox: {level}")), "{log}");
+        assert!(log.contains(warning), "{log}");
+        let id = format!("LESS{n}");
+        Peer::connect(port).exchange(&adt(&id, "P1")).accepts(id.as_bytes());
+        wait_files(&site.path("archive/adt"), ".hl7", n + 1);
+        drop(trace);
+        // The next one has the kernel as it is.
+        process::signal(server.worker(port), nix::sys::signal::Signal::SIGTERM);
+        within(PATIENCE, "all of it again", || {
+            let channel = server.channel("adt");
+            let sandbox = channel["status"]["sandbox"].as_str().filter(|now| !now.is_empty())?;
+            (sandbox != level).then_some(())
+        });
+    }
 }
 
 #[test]
