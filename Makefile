@@ -15,13 +15,15 @@ DEB_PACKAGES := debhelper dpkg-dev python3
 ROOT_PACKAGES := debootstrap lintian systemd-container
 DEB_FOLDER := $(abspath $(TARGET))/debian
 
-.PHONY: help demo test torture build deb deb-test build-packages
+.PHONY: help demo test torture build cost peers deb deb-test build-packages
 
 help:
 	@echo 'make demo   build, then run a server with three channels in a temporary folder and send it three messages'
 	@echo 'make test   build, then run every test'
 	@echo 'make torture  the long form of the tests that break things on purpose; takes hours, parts of it need root'
 	@echo 'make build  build the program: $(TARGET)/release/hl7server'
+	@echo 'make cost   count the instructions of each stage of a message, under valgrind; needs no quiet machine'
+	@echo 'make peers  the same work by hl7server and by what others would build it from, in one table'
 	@echo 'make deb    build the Debian package in $(TARGET)/debian'
 	@echo 'make deb-test  build it, and try it under a systemd in a fresh Debian root; needs root'
 
@@ -40,6 +42,14 @@ torture: build-packages
 
 build: build-packages
 	$(CARGO) build --release --locked
+
+cost: PACKAGES := $(BUILD_PACKAGES) valgrind
+cost: build-packages
+	tests/support/cost
+
+peers: PACKAGES := $(BUILD_PACKAGES) nodejs npm python3 python3-venv
+peers: build
+	tests/support/compare-peers
 
 # The package and what belongs to it go to DEB_FOLDER; the source stays as it was.
 deb: PACKAGES := $(BUILD_PACKAGES) $(DEB_PACKAGES)

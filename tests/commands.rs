@@ -337,3 +337,26 @@ fn bench_prints_one_line_of_json_with_its_figures() {
     let figures: serde_json::Value = serde_json::from_str(line).unwrap();
     assert!(figures.to_string().contains("p99"), "{figures:#}");
 }
+
+#[test]
+fn bench_measures_single_figures_beside_what_the_machine_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hl7server"));
+    command.args(["bench", "--ceilings", "--only", "adt-16,oru-100k", "--messages", "200", "--seconds", "5"]);
+    command.arg("--folder").arg(folder.path());
+    let ran: Ran = finish(command, Duration::from_secs(120)).good();
+    let line = ran.stdout.lines().find(|line| line.starts_with('{')).unwrap();
+    let set: serde_json::Value = serde_json::from_str(line).unwrap();
+    let lines = set["lines"].as_array().unwrap();
+    let of = |key: &str| lines.iter().map(|line| line[key].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    assert_eq!(of("name"), ["adt-16", "oru-100k"]);
+    for line in lines {
+        assert_eq!(line["loads"][0]["acknowledged"], 200, "{line:#}");
+        assert_eq!(line["loads"][0]["files_missing"], 0, "{line:#}");
+        let (server, machine) =
+            (line["server"].as_f64().unwrap(), line["machine"]["figure"].as_f64().unwrap());
+        assert!((line["ratio"].as_f64().unwrap() - server / machine).abs() < 1e-9, "{line:#}");
+    }
+    assert!(ran.stdout.contains("REACHED"), "{}", ran.stdout);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}

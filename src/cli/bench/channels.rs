@@ -16,25 +16,34 @@ pub(super) enum Purpose {
     Documents,
     /// Passes its messages on to a peer, and does nothing else.
     Forward,
+    /// Archives any message after taking values out of it.
+    Mapped,
+    /// One of many that archive.
+    Numbered(u32),
 }
 
 impl Purpose {
     /// The channel's name.
-    pub(super) fn name(self) -> &'static str {
-        match self {
+    pub(super) fn name(self) -> String {
+        let name = match self {
             Purpose::Archive => "adt",
             Purpose::Second => "second",
             Purpose::Tls => "tls",
             Purpose::Documents => "oru",
             Purpose::Forward => "forward",
-        }
+            Purpose::Mapped => "mapped",
+            Purpose::Numbered(number) => return format!("channel{number}"),
+        };
+        name.to_owned()
     }
 
     /// Below the server's folder, where a file comes out for each message.
     pub(super) fn folders(self) -> Vec<PathBuf> {
         let archive = Path::new("archive").join(self.name());
         match self {
-            Purpose::Archive | Purpose::Second | Purpose::Tls => vec![archive],
+            Purpose::Archive | Purpose::Second | Purpose::Tls | Purpose::Mapped | Purpose::Numbered(_) => {
+                vec![archive]
+            }
             Purpose::Documents => vec![archive, "attachments".into(), "drop".into()],
             Purpose::Forward => Vec::new(),
         }
@@ -89,7 +98,10 @@ impl Wanted {
         let archive = path(&format!("archive/{}", purpose.name()));
         let archived = format!("  message_types: {{'*': store}}\n  local_archive: {{path: {archive}}}\n");
         match purpose {
-            Purpose::Archive | Purpose::Second => archived,
+            Purpose::Archive | Purpose::Second | Purpose::Numbered(_) => archived,
+            Purpose::Mapped => format!(
+                "{archived}  mapping: {{patient_id: PID.1.3.1, patient_name: [PID.1.5.1, PID.1.5.2], notes: NTE.*.3}}\n"
+            ),
             Purpose::Tls => {
                 let (certificate, key) =
                     self.certificate.as_ref().expect("whoever wants TLS brings a certificate");
@@ -134,17 +146,17 @@ mod tests {
 
     #[test]
     fn the_configuration_is_one_that_loads() {
-        use Purpose::{Archive, Documents, Forward, Second, Tls};
+        use Purpose::{Archive, Documents, Forward, Mapped, Numbered, Second, Tls};
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("hl7server.yaml");
         let wanted = Wanted {
             peer: Some(([127, 0, 0, 1], 9).into()),
             certificate: Some((folder.path().join("a.pem"), folder.path().join("a.key"))),
-            ..Wanted::of(&[Archive, Second, Tls, Documents, Forward], 256, 1 << 20)
+            ..Wanted::of(&[Archive, Second, Tls, Documents, Forward, Mapped, Numbered(1)], 256, 1 << 20)
         };
-        let ports = [20_001, 20_002, 20_003, 20_004, 20_005];
+        let ports = [20_001, 20_002, 20_003, 20_004, 20_005, 20_006, 20_007];
         fs::write(&file, wanted.configuration(folder.path(), &ports)).unwrap();
         let loaded = config::load(&file, &|_| true, config::Mode::Check).map_err(|p| p.to_string()).unwrap();
-        assert_eq!(loaded.config.channels.len(), 5);
+        assert_eq!(loaded.config.channels.len(), 7);
     }
 }

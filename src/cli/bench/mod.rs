@@ -7,6 +7,7 @@ mod histogram;
 mod load;
 mod own;
 mod peer;
+mod plot;
 mod process;
 mod report;
 mod set;
@@ -56,6 +57,9 @@ pub(super) struct Arguments {
     /// Measure the standard set beside what the machine allows: echo, journal, files, copy
     #[arg(long, conflicts_with_all = ["kind", "size", "connections", "window", "rate"])]
     ceilings: bool,
+    /// Measure what things cost as there is more of them, and draw it: a curve a file, in DIR
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["to", "ceilings", "kind", "size", "connections", "window", "rate"])]
+    plot: Option<PathBuf>,
     /// With --ceilings: this figure alone; may be given several times
     #[arg(long, value_name = "NAME", requires = "ceilings", value_delimiter = ',',
           value_parser = PossibleValuesParser::new(set::names()))]
@@ -79,6 +83,9 @@ pub(super) fn run(arguments: &Arguments) -> Outcome {
     if arguments.serve_echo {
         return ceilings::serve_echo(&mut output::stdout())
             .map_err(|error| Fail::io("serve an echo", &error));
+    }
+    if let Some(folder) = &arguments.plot {
+        return plot::run(arguments, folder);
     }
     if arguments.ceilings {
         return set::run(arguments);

@@ -66,7 +66,7 @@ impl Own {
             start_to_first_ack: Duration::ZERO,
         };
         own.start_to_first_ack = own.first_acknowledgment(0, start)?;
-        let names: Vec<&str> = own.channels.iter().map(|channel| channel.purpose.name()).collect();
+        let names: Vec<String> = own.channels.iter().map(|channel| channel.purpose.name()).collect();
         own.server.wait(READY_TIMEOUT, "the channels did not become ready", |server| {
             names.iter().try_fold(true, |ready, name| Ok(ready & (server.waiting(name)? == 0)))
         })?;
@@ -144,12 +144,12 @@ impl Own {
 
     /// Messages of a channel that are accepted and not yet ended.
     pub(super) fn waiting(&self, purpose: Purpose) -> Result<u64, Fail> {
-        self.server.waiting(purpose.name())
+        self.server.waiting(&purpose.name())
     }
 
     /// Waits until nothing of the channel waits.
     pub(super) fn wait_delivered(&mut self, purpose: Purpose) -> Result<(), Fail> {
-        self.server.wait_delivered(purpose.name(), DELIVERY_TIMEOUT)
+        self.server.wait_delivered(&purpose.name(), DELIVERY_TIMEOUT)
     }
 
     /// Sends the load, waits until all of it is delivered, and counts the files.

@@ -66,6 +66,15 @@ impl Template {
         template
     }
 
+    /// An ADT with so many segments.
+    pub(super) fn segments(segments: usize, run: u32) -> Template {
+        let mut tail = b"^^^RBG^PI||Vanterpool^Odile^M^^Ms||19610403|F\r".to_vec();
+        for n in 2..segments {
+            let _ = write!(tail, "NTE|{n}||note {n} of a long message\r");
+        }
+        Template::build("ADT^A01^ADT_A01", tail, run)
+    }
+
     fn oru(pdf: &[u8], run: u32) -> Template {
         let mut tail = b"^^^RBG^PI||Vanterpool^Odile^M^^Ms||19610403|F\r\
             PV1|1|I|3B^12^2^RBG||||00317^Marchetti^Ilaria^^^Dr|||MED||||||||IP|V-88120^^^RBG^VN\r\

@@ -115,7 +115,7 @@ pub(super) fn waiting(bench: &Bench) -> Result<Vec<Line>, Fail> {
 }
 
 /// A port that is taken by a socket that does not listen: whoever connects is refused.
-fn closed_port() -> Result<(OwnedFd, SocketAddr), Fail> {
+pub(in super::super) fn closed_port() -> Result<(OwnedFd, SocketAddr), Fail> {
     let taken = || -> rustix::io::Result<_> {
         let socket = net::socket(net::AddressFamily::INET, net::SocketType::STREAM, None)?;
         net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;

@@ -15,6 +15,7 @@ use super::report::Figures;
 use super::template::Template;
 use super::{Arguments, Fail, Outcome, ceilings, output, run_number};
 use line::Line;
+pub(super) use memory::closed_port;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
