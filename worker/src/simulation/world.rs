@@ -143,7 +143,7 @@ impl World {
             return Progress::Ended(StepEnd::NotTried);
         };
         let dice = fate(&message.control_id, place);
-        if dice % 29 == 0 {
+        if dice.is_multiple_of(29) {
             message.leaves = true;
             return Progress::Failed("it is wrong".to_owned());
         }
@@ -156,7 +156,7 @@ impl World {
             Mood::Unsteady if self.random.percent(33) => return again(self.random.percent(50), None),
             Mood::Up | Mood::Unsteady => {}
         }
-        if !self.calm && dice % 31 == 0 && self.random.percent(40) {
+        if !self.calm && dice.is_multiple_of(31) && self.random.percent(40) {
             // Without the panic hook's noise.
             std::panic::resume_unwind(Box::new("a panic of a step"));
         }
