@@ -46,6 +46,26 @@ impl LargeBuffer {
     }
 }
 
+/// Tells when a channel that was busy has nothing to do, and may give back the memory that it had use for.
+#[derive(Debug, Default)]
+pub struct Quiet {
+    last_bytes_in: u64,
+    since_bytes: u64,
+}
+
+impl Quiet {
+    /// To be asked about once a second with what was received so far; says so once. Little traffic leaves nothing behind
+    /// that would be worth it.
+    pub fn begins(&mut self, bytes_in: u64, is_delivering: impl FnOnce() -> bool) -> bool {
+        let is_still = std::mem::replace(&mut self.last_bytes_in, bytes_in) == bytes_in;
+        let begins = is_still && bytes_in - self.since_bytes >= BYTES_MIN as u64 && !is_delivering();
+        if begins {
+            self.since_bytes = bytes_in;
+        }
+        begins
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -67,6 +87,18 @@ mod tests {
         large.keep(Vec::with_capacity(BYTES_MIN / 2));
         large.keep(Vec::with_capacity(BYTES_MAX + 1));
         assert!(large.take().is_none());
+    }
+
+    #[test]
+    fn a_channel_is_quiet_once_when_it_neither_receives_nor_delivers() {
+        let mut quiet = Quiet::default();
+        let much = 3 * BYTES_MIN as u64;
+        assert!(!quiet.begins(much, || false), "it has just received");
+        assert!(!quiet.begins(much, || true));
+        assert!(quiet.begins(much, || false));
+        assert!(!quiet.begins(much, || false), "it was told");
+        assert!(!quiet.begins(much + 1, || false));
+        assert!(!quiet.begins(much + 1, || false), "for a byte it is not worth it");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::dispatcher::Dispatcher;
 use crate::failed::FailedFolder;
 use crate::inbox::Inbox;
 use crate::intake::Intake;
+use crate::large_buffer::Quiet;
 use crate::plan::Plan;
 use crate::rate_limit::RateLimit;
 use crate::sandbox::Sandbox;
@@ -147,6 +148,7 @@ pub(crate) struct Turn<'r> {
     denied_log: RateLimit<Denied>,
     tls_log: RateLimit<&'static str>,
     contacts: Contacts,
+    quiet: Quiet,
     /// The sandbox was found too narrow by the last report.
     is_outdated: bool,
 }
@@ -200,6 +202,7 @@ impl Reactor {
             denied_log: RateLimit::default(),
             tls_log: RateLimit::default(),
             contacts: Contacts::default(),
+            quiet: Quiet::default(),
             is_outdated: false,
             r: self,
         };

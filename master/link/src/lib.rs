@@ -2,7 +2,8 @@
 //! of task slots.
 //!
 //! This crate knows neither the configuration nor HL7: settings travel as text that only `config` reads. It is the only
-//! crate with `unsafe` code: the mapping in [`slots`], and what a process does to itself as it starts.
+//! crate with `unsafe` code: the mapping in [`slots`], what a process does to itself as it starts, and one call to the
+//! allocator.
 //!
 //! The two ends trust each other differently. A worker believes its master. The master believes nothing: a worker parses
 //! what strangers send and may have been taken over, so a report is bounded in size, parsed strictly, cut to fixed
@@ -13,6 +14,7 @@ pub mod codec;
 mod histogram;
 mod identity;
 mod inherited;
+mod memory;
 mod order;
 mod report;
 mod slots;
@@ -23,6 +25,7 @@ mod takeover;
 pub use histogram::Histogram;
 pub use identity::RunAs;
 pub use inherited::close_inherited;
+pub use memory::give_memory_back;
 pub use order::{Death, Files, Order, Question, SecretValue, Selection, Start};
 pub use report::{Answer, CONTACTS_MAX, Contact, PEERS_MAX, Peer, QUEUE_MAX, Report, Status, Waiting};
 pub use slots::{SLOTS_MAX, SlotGuard, SlotTable, Slots};

@@ -134,6 +134,10 @@ impl Turn<'_> {
         }
         self.r.slots.end_long_waits();
         self.r.inbox.large_buffer.expire();
+        let bytes_in = self.r.counters.bytes_in.load(Relaxed);
+        if self.quiet.begins(bytes_in, || self.r.dispatcher.running() > 0) {
+            link::give_memory_back();
+        }
         let status = self.status();
         self.tell(&Report::Status(Box::new(status)));
         self.tell_contacts(now_ms, false);
