@@ -19,7 +19,13 @@ use support::trace::Trace;
 use support::{ANSWER, PATIENCE, Server, Site, files, finish, process, wait_files, within};
 
 /// Holds up whatever puts a file in place for longer than any test waits.
-const STUCK: [&str; 4] = ["-e", "trace=renameat2", "-e", "inject=renameat2:delay_enter=600000000"];
+const STUCK: [&str; 4] =
+    ["-e", "trace=renameat2,linkat", "-e", "inject=renameat2,linkat:delay_enter=600000000"];
+
+/// Whether something has begun to put a file in place.
+fn is_being_placed(trace: &Trace) -> Option<()> {
+    trace.lines().iter().any(|line| line.contains("renameat2") || line.contains("linkat")).then_some(())
+}
 
 fn two_channels(keys: Value) -> (Site, [u16; 2]) {
     let mut site = Site::new();
@@ -144,9 +150,7 @@ fn a_drain_ends_when_its_time_is_over_and_what_was_stuck_is_done_later() {
     let (site, ports, mut server) = start(json!({"stop_timeout": 1}));
     let Some(trace) = Trace::attach(server.worker(ports[0]), &site.path("trace"), &STUCK) else { return };
     Peer::connect(ports[0]).exchange(&adt("STUCK", "P1")).accepts(b"STUCK");
-    within(PATIENCE, "the archive step is stuck", || {
-        trace.lines().iter().any(|l| l.contains("rename")).then_some(())
-    });
+    within(PATIENCE, "the archive step is stuck", || is_being_placed(&trace));
     let started = Instant::now();
     server.signal(Signal::SIGTERM);
     // A thread that strace holds up dies only when strace lets go of it; by then the worker has given up on it.
@@ -169,9 +173,7 @@ fn a_second_term_ends_at_once() {
     let (site, ports, mut server) = start(json!({"stop_timeout": 300}));
     let Some(trace) = Trace::attach(server.worker(ports[0]), &site.path("trace"), &STUCK) else { return };
     Peer::connect(ports[0]).exchange(&adt("STUCK", "P1")).accepts(b"STUCK");
-    within(PATIENCE, "the archive step is stuck", || {
-        trace.lines().iter().any(|l| l.contains("rename")).then_some(())
-    });
+    within(PATIENCE, "the archive step is stuck", || is_being_placed(&trace));
     server.signal(Signal::SIGTERM);
     within(PATIENCE, "the listener is closed", || Peer::try_connect(ports[0]).is_err().then_some(()));
     std::thread::sleep(Duration::from_secs(1));
@@ -226,7 +228,7 @@ fn a_message_that_kills_its_worker_ends_in_failed_and_the_next_goes_on() {
     }
     let (site, ports, server) = start(json!({}));
     // From now on a new worker dies of a crash signal as it puts a file into the archive.
-    let crash = ["-e", "trace=renameat2", "-e", "inject=renameat2:error=EIO:signal=ABRT"];
+    let crash = ["-e", "trace=renameat2,linkat", "-e", "inject=renameat2,linkat:error=EIO:signal=ABRT"];
     let old = server.worker(ports[0]);
     let Some(trace) = Trace::attach(server.pid(), &site.path("trace"), &crash) else { return };
     process::kill(old);
@@ -256,9 +258,7 @@ fn a_dead_workers_task_slots_are_taken_back() {
     let stuck = server.worker(ports[0]);
     let Some(trace) = Trace::attach(stuck, &site.path("trace"), &STUCK) else { return };
     Peer::connect(ports[0]).exchange(&adt("STUCK", "P1")).accepts(b"STUCK");
-    within(PATIENCE, "the archive step is stuck", || {
-        trace.lines().iter().any(|l| l.contains("rename")).then_some(())
-    });
+    within(PATIENCE, "the archive step is stuck", || is_being_placed(&trace));
     server.wait_count("adt_in", "slots_used", 1);
     // The only slot is taken: the other channel accepts, and waits.
     Peer::connect(ports[1]).exchange(&adt("WAITS", "P1")).accepts(b"WAITS");
