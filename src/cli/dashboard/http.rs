@@ -190,7 +190,7 @@ const SECURITY: [(&str, &str); 6] = [
 
 /// What a client's first bytes were.
 #[derive(Debug, PartialEq)]
-enum Head {
+pub(super) enum Head {
     Whole { request: Request, is_head: bool },
     Refused(Status),
 }
@@ -222,7 +222,7 @@ fn read_head(mut stream: &TcpStream) -> io::Result<Option<Head>> {
 }
 
 /// `None` while the head is not whole.
-fn parse(bytes: &[u8]) -> Option<Head> {
+pub(super) fn parse(bytes: &[u8]) -> Option<Head> {
     let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Request::new(&mut headers);
     match parsed.parse(bytes) {

@@ -151,6 +151,9 @@ pub(crate) const HEAD_BYTES: usize = 32;
 pub(crate) const MARK_BYTES: usize = 4;
 pub(crate) const MAGIC: u32 = u32::from_le_bytes(*b"jrec");
 pub(crate) const VERSION: u8 = 1;
+/// A million records a second get there in 146,000 years: what has a higher number was not written here, whatever its
+/// checksums say, and counting on from what does count overflows nothing.
+const SEQUENCE_MAX: u64 = 1 << 62;
 const RECEIVED_BYTES: usize = 16 + 8 + 8 + 32 + 4 + 2 + 1 + 1;
 const AGAIN_BYTES: usize = 16 + 8 + 8 + 4 + 1;
 pub(crate) const ID_BYTES: usize = 16;
@@ -210,7 +213,7 @@ impl Head {
         bytes
     }
 
-    /// Nothing unless magic, version and the header's own checksum fit.
+    /// Nothing unless magic, version, sequence number and the header's own checksum fit.
     pub(crate) fn decode(bytes: &[u8], seed: u32) -> Option<Head> {
         let mut from = Fields(bytes.get(..HEAD_BYTES)?);
         if from.u32()? != MAGIC || from.u8()? != VERSION {
@@ -224,7 +227,8 @@ impl Head {
             sequence: from.u64()?,
             crc: from.u32()?,
         };
-        (from.u32()? == crc32c_append(seed, &bytes[..28])).then_some(head)
+        let is_sound = from.u32()? == crc32c_append(seed, &bytes[..28]);
+        (is_sound && (1..=SEQUENCE_MAX).contains(&head.sequence)).then_some(head)
     }
 }
 
@@ -514,5 +518,23 @@ mod tests {
         let id = MessageId::new(1, 1);
         assert!(Record::StepDone { id, step: &"x".repeat(256) }.fault().is_some());
         assert!(Record::StepDone { id, step: &"x".repeat(255) }.fault().is_none());
+    }
+
+    #[test]
+    fn a_sequence_number_that_nobody_writes_is_no_record() {
+        let head = |sequence| Head {
+            kind: kind::DONE,
+            meta_bytes: 16,
+            body_bytes: 0,
+            unflushed: 1,
+            sequence,
+            crc: 7,
+        };
+        for sequence in [1, 2, SEQUENCE_MAX] {
+            assert_eq!(Head::decode(&head(sequence).encode(9), 9), Some(head(sequence)));
+        }
+        for sequence in [0, SEQUENCE_MAX + 1, u64::MAX] {
+            assert_eq!(Head::decode(&head(sequence).encode(9), 9), None, "{sequence}");
+        }
     }
 }
