@@ -125,8 +125,7 @@ impl Receives {
     pub fn end(self) -> Vec<Vec<u8>> {
         let bodies = Arc::clone(&self.bodies);
         drop(self);
-        let all = bodies.lock().unwrap().clone();
-        all
+        std::mem::take(&mut bodies.lock().unwrap())
     }
 
     /// Connections taken so far.
