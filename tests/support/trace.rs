@@ -52,9 +52,10 @@ impl Trace {
 
 impl Drop for Trace {
     fn drop(&mut self) {
-        // TERM lets strace detach; what it traced runs on.
+        // TERM lets strace detach; what it traced runs on, as it does when strace is killed. That may be needed: strace
+        // sometimes waits for ever for a thread of a process that it has killed itself.
         super::process::signal(self.strace.id(), nix::sys::signal::Signal::SIGTERM);
-        if super::wait(&mut self.strace, std::time::Duration::from_secs(5)).is_none() {
+        if super::wait(&mut self.strace, std::time::Duration::from_secs(1)).is_none() {
             let _ = self.strace.kill();
         }
         let _ = self.strace.wait();
