@@ -52,6 +52,9 @@ pub(crate) struct Sent {
     pub(crate) pdf: Vec<u8>,
 }
 
+/// What a receiver answers to a message: bytes as they go over the wire.
+pub(crate) type Manner = fn(&[u8]) -> Vec<u8>;
+
 /// What senders need, and what they were told.
 pub(crate) struct Desk {
     ports: BTreeMap<&'static str, u16>,
@@ -67,7 +70,7 @@ pub(crate) struct Hospital {
     pub(crate) dfapi: Dfapi,
     pub(crate) receiver: Option<Receives>,
     receiver_port: u16,
-    receiver_silent: Arc<AtomicBool>,
+    receiver_says: Arc<Mutex<Manner>>,
     /// What earlier receivers took.
     received_before: Vec<Vec<u8>>,
     pub(crate) desk: Arc<Desk>,
@@ -138,7 +141,7 @@ impl Hospital {
             dfapi,
             receiver: None,
             receiver_port,
-            receiver_silent: Arc::default(),
+            receiver_says: Arc::new(Mutex::new(|body| answer("AA", body))),
             received_before: Vec::new(),
             desk: Arc::new(Desk { ports, ledger: Mutex::default() }),
             site,
@@ -161,9 +164,7 @@ impl Hospital {
             PeerKind::Dfapi => self.dfapi.down(),
             PeerKind::Receiver => {
                 let receiver = self.receiver.take().expect("it is up");
-                let bodies = receiver.bodies();
-                drop(receiver);
-                self.received_before.extend(bodies);
+                self.received_before.extend(receiver.end());
             }
         }
     }
@@ -176,9 +177,8 @@ impl Hospital {
             PeerKind::Solr => self.solr.up(),
             PeerKind::Dfapi => self.dfapi.up(),
             PeerKind::Receiver => {
-                let silent = Arc::clone(&self.receiver_silent);
-                let answers =
-                    move |body: &[u8]| if silent.load(SeqCst) { Vec::new() } else { answer("AA", body) };
+                let says = Arc::clone(&self.receiver_says);
+                let answers = move |body: &[u8]| (*says.lock().unwrap())(body);
                 self.receiver = Some(Receives::start(self.receiver_port, Box::new(answers)));
             }
         }
@@ -194,12 +194,18 @@ impl Hospital {
             (PeerKind::Sftp, false) => self.sshd.signal(Signal::SIGCONT, true),
             (PeerKind::Solr, _) => self.solr.state().silent = hangs,
             (PeerKind::Dfapi, _) => self.dfapi.state().silent = hangs,
-            (PeerKind::Receiver, _) => self.receiver_silent.store(hangs, SeqCst),
+            (PeerKind::Receiver, true) => self.receiver_says(|_| Vec::new()),
+            (PeerKind::Receiver, false) => self.receiver_says(|body| answer("AA", body)),
         }
         if !hangs && [PeerKind::Solr, PeerKind::Dfapi, PeerKind::Receiver].contains(&peer) {
             self.down(peer);
             self.up(peer);
         }
+    }
+
+    /// What the receiver answers from now on, whatever comes.
+    pub(crate) fn receiver_says(&self, manner: Manner) {
+        *self.receiver_says.lock().unwrap() = manner;
     }
 
     /// Everything that was resent, in the order it came.

@@ -121,6 +121,14 @@ impl Receives {
         self.bodies.lock().unwrap().clone()
     }
 
+    /// Ends it; returns all that has come. What came to be answered until the very end is among it.
+    pub fn end(self) -> Vec<Vec<u8>> {
+        let bodies = Arc::clone(&self.bodies);
+        drop(self);
+        let all = bodies.lock().unwrap().clone();
+        all
+    }
+
     /// Connections taken so far.
     pub fn connections(&self) -> usize {
         self.open.lock().unwrap().len()
