@@ -5,11 +5,18 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 #![allow(dead_code, reason = "each campaign uses its part of what they share")]
 
+#[path = "../all_steps/accounts.rs"]
+mod accounts;
+mod below;
 mod cuts;
 mod deaths;
+#[path = "../all_steps/hospital.rs"]
+mod hospital;
 mod ledger;
+mod long;
 mod retries;
 mod senders;
+mod sides;
 #[path = "../support/mod.rs"]
 mod support;
 mod verdict;
