@@ -72,8 +72,11 @@ fn lies() -> Vec<Reply> {
     ]
 }
 
+/// An answer to a message.
+type Answer = fn(&[u8]) -> Vec<u8>;
+
 /// What a receiver says that takes nothing, or that takes it and is not heard.
-const NONSENSE: [fn(&[u8]) -> Vec<u8>; 5] = [
+const NONSENSE: [Answer; 5] = [
     |_| answer_to("AA", "ANOTHER"),
     |body| answer("AE", body),
     |_| frame(b"NOT AN ANSWER\r"),
