@@ -157,6 +157,8 @@ impl World {
             Mood::Up | Mood::Unsteady => {}
         }
         if !self.calm && dice.is_multiple_of(31) && self.random.percent(40) {
+            // The second time, or the first after a crash, it fails for that, and those behind it go on in the same job.
+            message.leaves = true;
             // Without the panic hook's noise.
             std::panic::resume_unwind(Box::new("a panic of a step"));
         }
