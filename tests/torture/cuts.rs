@@ -43,7 +43,8 @@ fn power_cut_at_any_moment_leaves_everything_acknowledged_and_no_half_file() {
     let (mut acknowledged, mut left) = (0, cuts);
     while left > 0 {
         let now = left.min(CUTS_A_DISK);
-        acknowledged += one_disk(now, &mut dice);
+        // One disk in two has a database of somebody else's.
+        acknowledged += one_disk(now, left / CUTS_A_DISK % 2 == 0, &mut dice);
         left -= now;
     }
     eprintln!(
@@ -66,7 +67,7 @@ fn power_cut_behind_any_write_and_with_any_of_the_unflushed_ones_keeps_the_promi
     }
     let seed = Dice::thrown().seed;
     let begun = Instant::now();
-    let mut disk = Disk::new();
+    let mut disk = Disk::new(true);
     let messages = count("MESSAGES", 300, 300);
     let orders = json!({
         "what": "record", "messages": messages, "before": {}, "senders": {"adt": 3, "oru": 2},
@@ -97,8 +98,8 @@ fn may_mount() -> bool {
     may
 }
 
-fn one_disk(cuts: usize, dice: &mut Dice) -> u64 {
-    let mut disk = Disk::new();
+fn one_disk(cuts: usize, theirs: bool, dice: &mut Dice) -> u64 {
+    let mut disk = Disk::new(theirs);
     let mut checked = 0;
     for cut in 1..=cuts {
         // One in five comes before anything can be sent: while what the last one left is recovered.
@@ -116,6 +117,8 @@ struct Disk {
     site: Site,
     ports: BTreeMap<&'static str, u16>,
     is_new: bool,
+    /// Whether the database was there before the server, in SQLite's ordinary mode.
+    theirs: bool,
     /// By channel and control id.
     ledger: BTreeMap<(String, String), Value>,
     /// What each sender did last, by channel and sender.
@@ -123,7 +126,7 @@ struct Disk {
 }
 
 impl Disk {
-    fn new() -> Disk {
+    fn new(theirs: bool) -> Disk {
         let mut site = Site::new();
         // On the machine's own network.
         let ports = [site.port(), site.port(), site.port()];
@@ -138,7 +141,7 @@ impl Disk {
             File::create(site.path(name)).unwrap().set_len(bytes).unwrap();
         }
         let ports = ward::CHANNELS.into_iter().zip(ports).collect();
-        Disk { site, ports, is_new: true, ledger: BTreeMap::new(), last: BTreeMap::new() }
+        Disk { site, ports, is_new: true, theirs, ledger: BTreeMap::new(), last: BTreeMap::new() }
     }
 
     /// Runs the machine and cuts its power `after` the first acknowledgment; or, `early`, its start.
@@ -173,6 +176,7 @@ impl Disk {
     /// Puts down what the machine is to do.
     fn write(&self, mut orders: Value) {
         orders["format"] = json!(self.is_new);
+        orders["theirs"] = json!(self.theirs);
         orders["program"] = json!(env!("CARGO_BIN_EXE_hl7server"));
         orders["config"] = json!(self.site.config());
         orders["ports"] = json!(self.ports);
@@ -247,7 +251,7 @@ impl Machine {
             skip(&format!("no {tool} here: run WANT_TORTURE=1 tests/support/install"));
             return false;
         }
-        let disk = Disk::new();
+        let disk = Disk::new(false);
         let mut machine = disk.start(json!({"what": "nothing"}));
         let started = machine.lines.iter().any(|line| line.starts_with("STARTED"));
         if !started {

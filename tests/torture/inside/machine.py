@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import socket
+import sqlite3
 import struct
 import subprocess
 import sys
@@ -78,7 +79,7 @@ def logged_disk():
     return "/dev/mapper/logged"
 
 
-def mount(device, format_it):
+def mount(device, format_it, theirs):
     if format_it:
         run("mkfs.ext4", "-q", "-F", "-b", "4096", device, check=True)
     ran = run("mount", "-t", "ext4", device, "/mnt")
@@ -86,6 +87,11 @@ def mount(device, format_it):
         say("WORDS", json.dumps("could not mount the disk: " + ran.stdout))
         sys.exit(1)
     os.makedirs("/mnt/rows", exist_ok=True)
+    if format_it and theirs:
+        # A database that was there before the server: SQLite's ordinary mode, with a journal that is removed.
+        database = sqlite3.connect("/mnt/rows/rows.sqlite")
+        database.execute("CREATE TABLE theirs (a)")
+        database.close()
 
 
 def pdf(name):
@@ -254,7 +260,7 @@ def check(orders):
 
 
 def record(orders):
-    mount(logged_disk(), True)
+    mount(logged_disk(), True, orders["theirs"])
     marker = Marker("logged", orders["messages"])
     marker.mark("begun")
     serve(orders)
@@ -272,7 +278,7 @@ def main():
         return None
     if orders["what"] == "record":
         return record(orders)
-    mount(DISK, orders["format"])
+    mount(DISK, orders["format"], orders["theirs"])
     if orders["what"] == "check":
         return check(orders)
     serve(orders)

@@ -69,8 +69,10 @@ pub(crate) fn connect(target: &Target) -> Result<Box<dyn Connection>, Fault> {
         }
         // A worker's sandbox leaves it no folder for temporary files.
         connection.pragma_update(None, "temp_store", "memory")?;
-        // A commit is on the disk when it returns: the step is recorded as done right after it.
-        connection.pragma_update(None, "synchronous", "full")?;
+        // A commit is on the disk when it returns: the step is recorded as done right after it. A file that is not in WAL
+        // mode (somebody else's, or one made by a worker that died before it could say so) commits by removing its
+        // journal, and `full` does not flush that: after a power cut the journal is back and takes the rows with it.
+        connection.pragma_update(None, "synchronous", "extra")?;
         Ok(connection)
     };
     let connection = open().map_err(|error| fault(&error))?;
@@ -267,11 +269,8 @@ mod tests {
     use std::fs;
     use std::time::Duration;
 
-    #[test]
-    fn a_file_that_is_moved_away_or_replaced_is_written_to_no_more() {
-        let folder = tempfile::tempdir().unwrap();
-        let (path, aside) = (folder.path().join("a.sqlite"), folder.path().join("aside"));
-        let target = Target {
+    fn target(path: &Path) -> Target {
+        Target {
             driver: Driver::Sqlite,
             server: String::new(),
             port: 0,
@@ -283,7 +282,28 @@ mod tests {
             certificate: true,
             ca: None,
             create: true,
-        };
+        }
+    }
+
+    #[test]
+    fn a_commit_is_durable_in_a_file_of_somebody_elses_too() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (folder.path().join("ours"), folder.path().join("theirs"));
+        rusqlite::Connection::open(&theirs).unwrap().execute_batch("CREATE TABLE t (a)").unwrap();
+        for (path, mode) in [(ours, "wal"), (theirs, "delete")] {
+            let mut connection = connect(&target(&path)).unwrap();
+            let mut said = |pragma: &str| connection.query(pragma, &[], 1).unwrap()[0][0].clone();
+            assert_eq!(said("PRAGMA journal_mode"), Value::Text(mode.to_owned()));
+            // 3: extra, which flushes the folder from which the journal was removed.
+            assert_eq!(said("PRAGMA synchronous"), Value::Integer(3), "{mode}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_moved_away_or_replaced_is_written_to_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, aside) = (folder.path().join("a.sqlite"), folder.path().join("aside"));
+        let target = target(&path);
         let insert =
             |connection: &mut Box<dyn Connection>| connection.execute("INSERT INTO t VALUES (1)", &[]);
         let moved = |done: Result<u64, Fault>| {
