@@ -44,7 +44,7 @@ fn power_cut_at_any_moment_leaves_everything_acknowledged_and_no_half_file() {
     while left > 0 {
         let now = left.min(CUTS_A_DISK);
         // One disk in two has a database of somebody else's.
-        acknowledged += one_disk(now, left / CUTS_A_DISK % 2 == 0, &mut dice);
+        acknowledged += one_disk(now, (left / CUTS_A_DISK).is_multiple_of(2), &mut dice);
         left -= now;
     }
     eprintln!(
