@@ -478,7 +478,7 @@ fn a_master_that_cannot_read_its_signals_for_a_moment_forgets_none() {
         return;
     }
     let mut campaign = Campaign::start(Stage::Recovery);
-    for n in 1..=4 {
+    for n in 1..=12 {
         let fault = Fault::Errno { name: "EIO", lasting: false };
         campaign.strike(&[Point { place: Place { call: "read".to_owned(), n }, fault }]);
     }
