@@ -1,12 +1,12 @@
 //! A client's first bytes on a TLS port, and the names in a certificate.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "part of the module is fuzzed")]
 #[path = "../../../worker/src/tls/clients.rs"]
 mod clients;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "part of the module is fuzzed")]
 #[path = "../../../worker/src/tls/fault.rs"]
 mod fault;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "part of the module is fuzzed")]
 #[path = "../../../worker/src/transport/secured.rs"]
 mod secured;
 
