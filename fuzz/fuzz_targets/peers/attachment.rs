@@ -1,15 +1,15 @@
 //! Documents in a message: what is called a PDF begins as one, and none is longer than what it was read from.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "part of the module is fuzzed")]
 #[path = "../../../worker/src/step/attachment/data.rs"]
 mod data;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "part of the module is fuzzed")]
 #[path = "../../../worker/src/step/attachment/document.rs"]
 mod document;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "part of the module is fuzzed")]
 #[path = "../../../worker/src/step/attachment/places.rs"]
 mod places;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "part of the module is fuzzed")]
 #[path = "../../../worker/src/step/attachment/report.rs"]
 mod report;
 

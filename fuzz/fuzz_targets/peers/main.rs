@@ -41,10 +41,10 @@ mod http {
     }
 }
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "part of the module is fuzzed")]
 #[path = "../../../src/cli/dashboard/http.rs"]
 mod dashboard;
-#[allow(dead_code)]
+#[allow(dead_code, reason = "part of the module is fuzzed")]
 #[path = "../../../worker/src/sftp/known_hosts.rs"]
 mod known_hosts;
 

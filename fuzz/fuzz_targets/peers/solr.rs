@@ -1,6 +1,6 @@
 //! Solr's answers: a reason is one line and has no value of the document.
 
-#[allow(dead_code)]
+#[allow(dead_code, reason = "part of the module is fuzzed")]
 #[path = "../../../worker/src/solr/answer.rs"]
 mod answer;
 
