@@ -335,6 +335,14 @@ impl Intake {
         self.discarded.extend(ids);
     }
 
+    /// A message is its sender's again. Where what was done of it could not be remembered (it could not be read back), it
+    /// begins anew when it comes again: known as neither returned nor being processed, it would pass for one that is done.
+    pub fn given_back(&mut self, id: MessageId) {
+        if self.returned.get(id).is_none() {
+            self.discarded.insert(id);
+        }
+    }
+
     /// Forgets what is older than a day.
     pub fn expire(&mut self) {
         self.duplicates.expire(clock::system_us());
@@ -360,5 +368,34 @@ impl Intake {
             let hl7_time = clock::hl7_time(&clock::local(now_us, utc_offset_s));
             self.second = Second { unix_s, utc_offset_s, hl7_time };
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::Plan;
+    use std::net::Ipv4Addr;
+
+    #[test]
+    fn a_message_given_back_begins_anew_though_nothing_is_remembered_of_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = Arc::new(crate::testing::settings("ack: processed\nmapping: {}\n"));
+        let counters = Arc::new(Counters::new(&Plan::of(&settings)));
+        let failed = Arc::new(FailedFolder::open(folder.path(), |_| true).unwrap());
+        let returned = Arc::new(ReturnedFolder::open(folder.path(), |_| true).unwrap());
+        let mut intake = Intake::new(settings, counters, failed, returned, Vec::new(), TagKey([7; 16]), 1);
+        let take = |intake: &mut Intake| {
+            let body = b"MSH|^~\\&|A|B|C|D|20260101||ADT^A01|1|P|2.5\rPID|1||7\r".to_vec();
+            match intake.take(body, false, &"peer".into(), Ipv4Addr::LOCALHOST.into(), |_| false) {
+                Taken::Store { id, kind, .. } => (id, kind),
+                other => panic!("{other:?}"),
+            }
+        };
+        let (id, kind) = take(&mut intake);
+        assert!(matches!(kind, IntakeKind::New(_)));
+        assert!(matches!(take(&mut intake), (same, IntakeKind::Known) if same == id), "it counts as done");
+        intake.given_back(id);
+        assert!(matches!(take(&mut intake), (same, IntakeKind::Again(_)) if same == id));
     }
 }

@@ -121,6 +121,9 @@ impl Turn<'_> {
 
     /// `ack: processed`: a message has ended, and everybody who brought it is told.
     pub(super) fn ended(&mut self, id: MessageId, how: Ending) {
+        if matches!(how, Ending::Returned(_)) {
+            self.r.intake.given_back(id);
+        }
         let Some(waiters) = self.awaiting.end(id) else { return };
         let start = waiters.start;
         self.tell_all(waiters.origins, |intake, origin| match how {

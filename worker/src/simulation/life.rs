@@ -221,11 +221,14 @@ impl Rest {
         let retry = random.percent(70);
         let (told, hear) = bounded(1);
         let item = if retry { Append::Retry(vec![id], told) } else { Append::Discard(vec![id], told) };
-        // At the end of what waits, in a batch of its own: whether it was done is only said of all of it.
-        while !self.is_quiet() && !self.has_exited && !self.is_dead(site) {
-            self.commit(site, usize::MAX);
+        // At the end of what waits, in a batch of its own: whether it was done is only said of all of it. On a full disk
+        // outcomes come back to the queue again and again.
+        for _ in 0..QUEUED_MAX {
+            if !self.is_quiet() && !self.has_exited && !self.is_dead(site) {
+                self.commit(site, usize::MAX);
+            }
         }
-        if self.has_exited || self.is_dead(site) {
+        if !self.is_quiet() || self.has_exited || self.is_dead(site) {
             return;
         }
         self.queue.push_back(item);
@@ -279,7 +282,13 @@ impl Rest {
                 }
                 kept.into_iter().rev().for_each(|item| self.queue.push_front(item));
             }
-            Err(payload) if payload.is::<Exited>() => self.has_exited = true,
+            Err(payload) if payload.is::<Exited>() => {
+                self.has_exited = true;
+                // What failed came after the flush, and senders may hear of it.
+                if noted.brings_messages() && accepted() > before {
+                    site.world().recorded(noted);
+                }
+            }
             Err(payload) => resume_unwind(payload),
         }
     }

@@ -72,6 +72,8 @@ pub(super) struct World {
     places: u64,
     /// How messages end, or are opened anew, by batches that were begun: on record or not, until another is flushed.
     attempted: Vec<(MessageId, Option<End>)>,
+    /// Of those that are opened anew, the ones that an operator retries: outside the order, should it come to that.
+    retried: Vec<MessageId>,
     /// The process has died in the middle of a job: what follows does not happen.
     pub(super) died: bool,
     /// Steps of a job until that happens.
@@ -109,6 +111,7 @@ impl World {
             messages: BTreeMap::new(),
             places: 0,
             attempted: Vec::new(),
+            retried: Vec::new(),
             died: false,
             dies_after: None,
             calm: false,
@@ -257,6 +260,7 @@ impl World {
                 Append::Retry(ids, _) => {
                     noted.flush = true;
                     self.attempted.extend(ids.iter().map(|id| (*id, None)));
+                    self.retried.extend(ids);
                 }
                 Append::Discard(ids, _) => {
                     noted.flush = true;
@@ -316,6 +320,7 @@ impl World {
     pub(super) fn flushed(&mut self) {
         self.messages.values_mut().for_each(|message| message.flushed = message.written);
         self.attempted.clear();
+        self.retried.clear();
     }
 
     /// By hand, on record: given up, or outside the order from now on.
@@ -389,9 +394,14 @@ impl World {
             message.written = Recorded { over: recorded, end: None };
             message.flushed = message.written;
             (message.stored, message.leaves) = (true, false);
+            // It died before it could say that this was done.
+            if entry.keys.is_empty() && self.retried.contains(id) {
+                message.keys.clear();
+            }
             true
         });
         self.attempted.clear();
+        self.retried.clear();
         wrong.into_iter().for_each(|what| self.wrong(what));
     }
 
