@@ -324,47 +324,67 @@ fn a_thousand_slow_connections_cost_honest_senders_little() {
     let keys = json!({"max_connections": 1200, "max_connections_per_address": 1200, "message_timeout": 600});
     let secured = Secured::with(|_| json!({}), keys);
     let worker = secured.server.worker(secured.port);
-    let alone = Measured::of(&secured, worker, "ALONE");
-    let before = held_by_server(secured.server.pid());
     let connector = connector(secured.ca.certificate(), None);
-    let mut slow: Vec<Peer> =
-        (0..SLOW).map(|_| Peer::try_connect_over(secured.port, &connector).unwrap()).collect();
-    secured.server.wait_count("adt", "connections", SLOW as u64);
-    let stop = AtomicBool::new(false);
-    let beside = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            // A byte a second each, spread over the second.
-            for byte in frame(&adt_of(4096, "SLOW")) {
-                for (n, peer) in slow.iter_mut().enumerate() {
-                    peer.send_raw(&[byte]).unwrap();
-                    if n % 50 == 0 {
-                        std::thread::sleep(Duration::from_millis(50));
-                    }
-                }
-                if stop.load(Ordering::Relaxed) {
-                    return;
-                }
-            }
+    let (mut pairs, mut costs, mut held) = (Vec::new(), Vec::new(), 0);
+    // One after the other, so that both meet the same machine.
+    for round in 0..if long_form().is_some() { 5 } else { 1 } {
+        let alone = Measured::of(&secured, worker, &format!("ALONE{round}"));
+        let before = held_by_server(secured.server.pid());
+        let mut slow: Vec<Peer> =
+            (0..SLOW).map(|_| Peer::try_connect_over(secured.port, &connector).unwrap()).collect();
+        secured.server.wait_count("adt", "connections", SLOW as u64);
+        let stop = AtomicBool::new(false);
+        let beside = std::thread::scope(|scope| {
+            scope.spawn(|| trickle(&mut slow, &stop));
+            // Also where a sender fails: the slow ones are waited for.
+            let _stops = Stops(&stop);
+            Measured::of(&secured, worker, &format!("BESIDE{round}"))
         });
-        // Also where a sender fails: the slow ones are waited for.
-        let _stops = Stops(&stop);
-        Measured::of(&secured, worker, "BESIDE")
+        held = held.max(held_by_server(secured.server.pid()).saturating_sub(before));
+        // What the honest ones' messages cost by themselves goes off: what is left is what the slow ones cost.
+        let honest = beside.messages * alone.processor / alone.messages;
+        costs.push((beside.processor - honest) / beside.seconds);
+        let [alone, beside] = [alone, beside].map(|m| m.messages / m.seconds);
+        eprintln!("alone {alone:.0}/s, beside {SLOW} slow ones {beside:.0}/s");
+        pairs.push(beside / alone);
+        drop(slow);
+        secured.server.wait_count("adt", "connections", 0);
+    }
+    let [share, cost] = [pairs, costs].map(|mut of| {
+        of.sort_by(f64::total_cmp);
+        of[of.len() / 2]
     });
-    let held = held_by_server(secured.server.pid()).saturating_sub(before);
-    // What the honest ones' messages cost by themselves goes off: what is left is what the slow ones cost.
-    let cost = (beside.processor - beside.messages * alone.processor / alone.messages) / beside.seconds;
-    let [alone, beside] = [alone, beside].map(|m| m.messages / m.seconds);
     eprintln!(
-        "alone {alone:.0}/s, beside {SLOW} slow ones {beside:.0}/s; those cost {cost:.3} of a processor, {} KiB",
+        "beside the slow ones {share:.2} of what it is alone; those cost {cost:.3} of a processor, {} KiB",
         held >> 10
     );
     // Throughput is whatever the machine has left for this test; where it is idle, and the server optimised, the long
     // form asks for nine tenths of it. The processor's time says the same on a busy one.
-    if std::env::var_os("HL7SERVER_TLS_SECONDS").is_some() {
-        assert!(beside > alone * 0.9, "{beside:.0}/s instead of {alone:.0}/s");
+    if long_form().is_some() {
+        assert!(share > 0.9, "{share:.2} of what it is without the slow ones");
     }
     assert!(cost < 0.5, "the slow ones cost {cost:.3} of a processor");
     assert!(held < 64 << 20, "{held} bytes are held");
+}
+
+/// A byte a second each, spread over the second.
+fn trickle(slow: &mut [Peer], stop: &AtomicBool) {
+    for byte in frame(&adt_of(4096, "SLOW")) {
+        for (n, peer) in slow.iter_mut().enumerate() {
+            peer.send_raw(&[byte]).unwrap();
+            if n % 50 == 0 {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+        }
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+}
+
+/// How long each part of the long form takes, seconds.
+fn long_form() -> Option<u64> {
+    std::env::var("HL7SERVER_TLS_SECONDS").ok()?.parse().ok()
 }
 
 /// What 16 senders did that send one message at a time each.
@@ -378,7 +398,7 @@ struct Measured {
 impl Measured {
     #[track_caller]
     fn of(secured: &Secured, worker: u32, name: &str) -> Measured {
-        let seconds = std::env::var("HL7SERVER_TLS_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(3);
+        let seconds = long_form().unwrap_or(3);
         let (begun, used) = (Instant::now(), processor_time(worker));
         let end = begun + Duration::from_secs(seconds);
         let connector = connector(secured.ca.certificate(), None);

@@ -40,11 +40,19 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// When the session wants to be told the time, or the handshake must be done; not while bytes of the peer lie unread because we do not read, for
-    /// then its silence is none.
-    pub fn watched_deadline_ms(&self) -> Option<u64> {
-        let next = [self.deadline_ms, self.handshake_until_ms].into_iter().flatten().min();
-        next.filter(|_| !self.readable || self.session.is_unread())
+    /// When it wants attention though nothing comes from its peer: the session is to be told the time, the handshake must
+    /// be done, or it has lingered long enough. Where bytes of the peer lie unread because we do not read, its silence is
+    /// none.
+    pub fn due_ms(&self) -> Option<u64> {
+        let silent = [self.deadline_ms, self.handshake_until_ms].into_iter().flatten().min();
+        let silent = silent.filter(|_| !self.readable || self.session.is_unread());
+        let lingering = self.lingers_until_ms.map(|until| if self.ended { 0 } else { until });
+        [silent, lingering].into_iter().flatten().min()
+    }
+
+    /// Whether nothing is left to wait for after its last answer.
+    pub fn has_lingered(&self, now_ms: u64) -> bool {
+        self.lingers_until_ms.is_some_and(|until| until <= now_ms || self.ended)
     }
 
     /// Whether the peer has taken too long for its handshake.
@@ -62,6 +70,8 @@ pub struct Connections {
     generation: u64,
     /// Bytes held by all frames in progress.
     pub held_bytes: usize,
+    /// Nobody is due before; with thousands of connections nobody looks through all of them in each turn.
+    next_due_ms: u64,
 }
 
 /// Why a connection is not taken.
@@ -170,6 +180,36 @@ impl Connections {
             self.held_bytes = self.held_bytes - connection.counted_bytes + bytes;
             connection.counted_bytes = bytes;
         }
+    }
+
+    /// Notes when a connection is due, after whatever may have changed that.
+    pub fn watch(&mut self, at: usize) {
+        if let Some(due_ms) = self.look(at).and_then(Connection::due_ms) {
+            self.next_due_ms = self.next_due_ms.min(due_ms);
+        }
+    }
+
+    /// No connection is due before that.
+    pub fn next_due_ms(&self) -> u64 {
+        debug_assert!(self.iter().filter_map(|(_, c)| c.due_ms()).all(|due| due >= self.next_due_ms));
+        self.next_due_ms
+    }
+
+    /// The connections that are due; each is to be watched anew.
+    pub fn take_due(&mut self, now_ms: u64) -> Vec<usize> {
+        if self.next_due_ms() > now_ms {
+            return Vec::new();
+        }
+        let (mut due, mut next_ms) = (Vec::new(), u64::MAX);
+        for (at, connection) in self.iter() {
+            match connection.due_ms() {
+                Some(due_ms) if due_ms <= now_ms => due.push(at),
+                Some(due_ms) => next_ms = next_ms.min(due_ms),
+                None => {}
+            }
+        }
+        self.next_due_ms = next_ms;
+        due
     }
 
     /// The connection whose frame came furthest, of all or of those that have bytes to read: at `buffer_limit` it alone

@@ -14,7 +14,7 @@ use crate::awaiting::Awaiting;
 use crate::batch_answers::BatchAnswers;
 use crate::clock::Clock;
 use crate::committer::{Append, Intake as Stored};
-use crate::connections::{Connection, Connections, Denied};
+use crate::connections::{Connections, Denied};
 use crate::contacts::Contacts;
 use crate::counters::Counters;
 use crate::dispatcher::Dispatcher;
@@ -271,11 +271,8 @@ impl Turn<'_> {
         if !self.outgoing.is_empty() || self.draining.is_some() {
             return Duration::from_millis(5);
         }
-        let deadline =
-            |c: &Connection| [c.watched_deadline_ms(), c.lingers_until_ms].into_iter().flatten().min();
-        let deadlines = self.connections.iter().filter_map(|(_, c)| deadline(c));
-        let deadlines = deadlines.chain(self.awaiting.deadline_ms());
-        let mut next = deadlines.min().unwrap_or(u64::MAX).min(self.next_report_ms);
+        let mut next = self.connections.next_due_ms().min(self.next_report_ms);
+        next = next.min(self.awaiting.deadline_ms().unwrap_or(u64::MAX));
         if self.accept_pause_until_ms > now_ms {
             next = next.min(self.accept_pause_until_ms);
         }
@@ -312,14 +309,10 @@ impl Turn<'_> {
     /// Timers of the sessions, lingering ends, the backlog's patience.
     fn time_passes(&mut self, now_ms: u64) {
         let idle_timeout_ms = self.idle_timeout_ms();
-        let due = |c: &Connection| c.watched_deadline_ms().is_some_and(|t| t <= now_ms);
-        let over = |c: &Connection| c.lingers_until_ms.is_some_and(|t| t <= now_ms || c.ended);
-        let late: Vec<usize> =
-            self.connections.iter().filter(|(_, c)| due(c) || over(c)).map(|(at, _)| at).collect();
-        for at in late {
+        for at in self.connections.take_due(now_ms) {
             let mut events = std::mem::take(&mut self.events);
             let Some(connection) = self.connections.get(at) else { continue };
-            if over(connection) {
+            if connection.has_lingered(now_ms) {
                 self.close(at);
             } else if connection.is_handshake_overdue(now_ms) {
                 self.handshake_overdue(at, now_ms);

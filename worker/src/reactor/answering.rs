@@ -164,12 +164,10 @@ impl Turn<'_> {
             connection.session.close();
         }
         connection.deadline_ms = connection.session.deadline_ms(idle_timeout_ms);
-        if connection.session.state() != State::Closed || connection.lingers_until_ms.is_some() {
-            return;
-        }
-        if connection.ended {
-            self.close(at);
-        } else {
+        if connection.session.state() == State::Closed && connection.lingers_until_ms.is_none() {
+            if connection.ended {
+                return self.close(at);
+            }
             connection.transport.end_writing();
             connection.lingers_until_ms = Some(now_ms + LINGER_MS);
             if !connection.readable {
@@ -177,6 +175,7 @@ impl Turn<'_> {
                 self.readable.push(at);
             }
         }
+        self.connections.watch(at);
     }
 
     pub(super) fn close(&mut self, at: usize) {
