@@ -7,6 +7,7 @@
 
 use crate::plan::StepSet;
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasherDefault, Hasher};
 
 /// Names an open message; a place in the dispatcher's table.
 pub type Ticket = u32;
@@ -14,7 +15,25 @@ pub type Ticket = u32;
 /// All lanes of a channel.
 #[derive(Debug, Default)]
 pub struct Lanes {
-    lanes: HashMap<u64, Lane>,
+    lanes: HashMap<u64, Lane, BuildHasherDefault<KeyHash>>,
+}
+
+/// Order keys are hashes by a key of the channel's own already.
+#[derive(Debug, Default)]
+struct KeyHash(u64);
+
+impl Hasher for KeyHash {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = self.0.rotate_left(8) ^ key;
+    }
 }
 
 /// What a lane of one message costs, its key included.

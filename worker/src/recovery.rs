@@ -131,14 +131,16 @@ pub(crate) fn recover_from<S: Storage>(
         );
     }
     let Replay { mut entries, finished, not_ours, .. } = replay;
-    let open: HashSet<MessageId> = entries.iter().map(|e| e.id).collect();
+    let mut open: Vec<MessageId> = entries.iter().map(|e| e.id).collect();
+    open.sort_unstable();
+    let is_open = |id: MessageId| open.binary_search(&id).is_ok();
     let state: HashMap<MessageId, State> = summary.recent.iter().map(|r| (r.id, r.state)).collect();
     let given_up = |id| state.get(&id) == Some(&State::Discarded);
-    let failed = FailedFolder::open(&paths.failed, |id| open.contains(&id) || given_up(id))
+    let failed = FailedFolder::open(&paths.failed, |id| is_open(id) || given_up(id))
         .map_err(|e| could_not("read folder", &paths.failed, plain(&e)))?;
 
     let returned = folder.join("returned");
-    let is_returned = |id| state.get(&id) == Some(&State::Returned) && !open.contains(&id);
+    let is_returned = |id| state.get(&id) == Some(&State::Returned) && !is_open(id);
     let returned = ReturnedFolder::open(&returned, is_returned)
         .map_err(|e| could_not("read folder", &returned, plain(&e)))?;
 

@@ -102,6 +102,7 @@ impl Hasher for IdHash {
 /// What is kept of a message while replaying. Most messages have one key and no more than that.
 #[derive(Debug, Clone)]
 struct Message {
+    id: MessageId,
     location: Location,
     /// Of the record there.
     sequence: u64,
@@ -131,11 +132,57 @@ struct More {
 /// The journal's content so far.
 #[derive(Debug, Default)]
 pub(crate) struct Content {
-    open: HashMap<MessageId, Message, IdHasher>,
+    open: Open,
     /// Messages that ended otherwise than done.
     ended: HashMap<MessageId, State, IdHasher>,
     recent: VecDeque<Recent>,
     pub(crate) records: u64,
+}
+
+/// The messages that wait. They lie in the order in which they came, since a map of a million of them is mostly waited for
+/// memory in: only their places are looked up.
+#[derive(Debug, Default)]
+struct Open {
+    places: HashMap<MessageId, u32, IdHasher>,
+    messages: Vec<Option<Message>>,
+    free: Vec<u32>,
+}
+
+impl Open {
+    fn get_mut(&mut self, id: MessageId) -> Option<&mut Message> {
+        self.messages[*self.places.get(&id)? as usize].as_mut()
+    }
+
+    fn contains(&self, id: MessageId) -> bool {
+        self.places.contains_key(&id)
+    }
+
+    fn insert(&mut self, message: Message) {
+        let id = message.id;
+        let place = match self.free.pop() {
+            Some(place) => {
+                self.messages[place as usize] = Some(message);
+                place
+            }
+            None => {
+                self.messages.push(Some(message));
+                (self.messages.len() - 1) as u32
+            }
+        };
+        self.places.insert(id, place);
+    }
+
+    /// Whether it was there.
+    fn remove(&mut self, id: MessageId) -> bool {
+        let Some(place) = self.places.remove(&id) else { return false };
+        self.messages[place as usize] = None;
+        self.free.push(place);
+        true
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Message> {
+        self.messages.iter().flatten()
+    }
 }
 
 impl Message {
@@ -146,6 +193,7 @@ impl Message {
             _ => Keys::Many(meta.keys().collect()),
         };
         Message {
+            id: meta.id,
             location,
             sequence,
             order: if meta.order == 0 { location.order() } else { meta.order },
@@ -163,10 +211,10 @@ impl Message {
         self.more.get_or_insert_default()
     }
 
-    fn into_replayed(self, id: MessageId) -> Replayed {
+    fn into_replayed(self) -> Replayed {
         let more = self.more.map(|more| *more).unwrap_or_default();
         Replayed {
-            id,
+            id: self.id,
             location: self.location,
             order: self.order,
             time_us: self.time_us,
@@ -226,7 +274,7 @@ impl Content {
             }),
             Meta::Done(ids) => {
                 for id in ids.iter() {
-                    if self.open.remove(&id).is_none() && !self.ended.is_empty() {
+                    if !self.open.remove(id) && !self.ended.is_empty() {
                         self.ended.remove(&id);
                     }
                 }
@@ -243,7 +291,7 @@ impl Content {
     }
 
     fn with(&mut self, id: MessageId, change: impl FnOnce(&mut Message)) {
-        if let Some(message) = self.open.get_mut(&id) {
+        if let Some(message) = self.open.get_mut(id) {
             change(message);
         }
     }
@@ -259,35 +307,34 @@ impl Content {
             // Opened anew, it begins anew: the segments with what it had come to may have been retired.
             self.ended.remove(&id);
         }
-        self.open
-            .entry(id)
-            .and_modify(|message| {
-                // Copied with a tail, all that follows it was copied as well: the copy counts. Moved by
-                // compaction, what it had come to may not have followed it: the original counts as long as
-                // it is there, or its segment would be retired with the only record of that.
-                if sequence <= message.sequence {
-                    message.location = location;
-                    message.sequence = sequence;
-                    message.order = fresh.order;
-                }
-            })
-            .or_insert(fresh);
+        match self.open.get_mut(id) {
+            // Copied with a tail, all that follows it was copied as well: the copy counts. Moved by
+            // compaction, what it had come to may not have followed it: the original counts as long as
+            // it is there, or its segment would be retired with the only record of that.
+            Some(message) if sequence <= message.sequence => {
+                message.location = location;
+                message.sequence = sequence;
+                message.order = fresh.order;
+            }
+            Some(_) => {}
+            None => self.open.insert(fresh),
+        }
     }
 
     fn end(&mut self, id: MessageId, state: State) {
-        if self.open.remove(&id).is_some() || self.ended.contains_key(&id) {
+        if self.open.remove(id) || self.ended.contains_key(&id) {
             self.ended.insert(id, state);
         }
     }
 
     /// How many messages wait.
     pub(crate) fn messages_open(&self) -> u64 {
-        self.open.len() as u64
+        self.open.places.len() as u64
     }
 
     /// Where the messages that wait are, in no order.
     pub(crate) fn locations(&self) -> impl Iterator<Item = (MessageId, Location)> + use<'_> {
-        self.open.iter().map(|(&id, message)| (id, message.location))
+        self.open.iter().map(|message| (message.id, message.location))
     }
 
     /// Ends that a later message's segment may have to tell duplicate memory of.
@@ -300,7 +347,7 @@ impl Content {
         let mut recent = std::mem::take(&mut self.recent);
         crate::recall::bound(&mut recent);
         for entry in &mut recent {
-            if self.open.contains_key(&entry.id) {
+            if self.open.contains(entry.id) {
                 entry.state = State::Open;
             } else if let Some(state) = self.ended.get(&entry.id) {
                 entry.state = *state;
@@ -313,13 +360,15 @@ impl Content {
 
     /// Hands out every message that waits, in order.
     pub(crate) fn hand_out(self, sink: &mut dyn FnMut(Replayed)) {
-        let mut order: Vec<(u64, MessageId)> =
-            self.open.iter().map(|(&id, message)| (message.order, id)).collect();
+        let Open { places, mut messages, .. } = self.open;
+        drop(places);
+        let places = messages.iter().enumerate();
+        let mut order: Vec<(u64, MessageId, usize)> =
+            places.filter_map(|(at, message)| message.as_ref().map(|m| (m.order, m.id, at))).collect();
         order.sort_unstable();
-        let mut open = self.open;
-        for (_, id) in order {
-            if let Some(message) = open.remove(&id) {
-                sink(message.into_replayed(id));
+        for (_, _, at) in order {
+            if let Some(message) = messages[at].take() {
+                sink(message.into_replayed());
             }
         }
     }
