@@ -18,6 +18,8 @@ const MIB: f64 = 1_048_576.0;
 const STARTS: usize = 9;
 /// Messages that wait; a million are what the goal is of, `--messages 1000000`.
 const WAITING: u64 = 200_000;
+/// A worker opens its index that late after its start, and until then has a list of what waits for it.
+const INDEX_OPENS_WITHIN: Duration = Duration::from_secs(6);
 /// What a million may take to start with.
 const START_WITH_A_MILLION: Duration = Duration::from_secs(2);
 
@@ -90,6 +92,7 @@ pub(super) fn waiting(bench: &Bench) -> Result<Vec<Line>, Fail> {
     if waiting < outcome.acknowledged {
         return Err(Fail::Failed(format!("of {} messages only {waiting} wait", outcome.acknowledged)));
     }
+    std::thread::sleep(INDEX_OPENS_WITHIN);
     let idle = idle_worker(&own)?;
     let with = own.workers().into_iter().filter_map(private_bytes).max().ok_or_else(gone)?;
     let each = with.saturating_sub(idle) as f64 / waiting.max(1) as f64;
