@@ -14,6 +14,8 @@
 //! A step whose target is down (a dead folder, an unreachable peer) opens its *breaker*: one message probes the target
 //! at a time, the others wait without a thread, a slot or an attempt.
 
+mod breakers;
+mod entry;
 mod gather;
 mod state;
 
@@ -21,8 +23,9 @@ use crate::order::Ticket;
 use crate::plan::{Plan, Pools, StepSet};
 use crate::retry::{Verdict, verdict};
 use config::Retry;
+use entry::{Entry, copy_of};
 use journal::{Location, MessageId};
-use state::{Entry, State, copy_of, cut, micros, next_spread};
+use state::{State, cut, micros, next_spread};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;

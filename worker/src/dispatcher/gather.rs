@@ -42,3 +42,27 @@ impl Gather {
         (!left.is_zero()).then_some(left)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::simulated;
+
+    #[test]
+    fn files_wait_a_moment_after_all_was_given_out_and_no_longer() {
+        let at = |ms| simulated::set(Some(Duration::from_millis(ms)));
+        at(1_000);
+        let mut gather = Gather::default();
+        gather.emptied();
+        assert_eq!(gather.left(), None, "where senders wait for the end nothing gathers");
+        gather.begin();
+        assert_eq!(gather.left(), None, "nothing was given out yet");
+        gather.emptied();
+        assert_eq!(gather.left(), Some(GATHER));
+        at(1_004);
+        assert_eq!(gather.left(), Some(GATHER - Duration::from_millis(4)));
+        at(1_000 + GATHER.as_millis() as u64);
+        assert_eq!(gather.left(), None);
+        simulated::set(None);
+    }
+}

@@ -1,17 +1,18 @@
 //! The dispatcher's table of open messages, and which of them may go on.
 
+use super::breakers::Breaker;
+use super::entry::{Entry, Extra, mark};
 use super::gather::Gather;
 use super::{
-    Decision, FailedStep, JOB_BYTES_MAX, NewEntry, PROBE_OFFER_US, PROBE_TICKETS, REASON_BYTES_MAX,
-    SMALL_JOB_BYTES, Standing, StepEnd, Task, TaskReport, Wait,
+    Decision, JOB_BYTES_MAX, NewEntry, PROBE_TICKETS, REASON_BYTES_MAX, SMALL_JOB_BYTES, Standing, StepEnd,
+    Task, TaskReport, Wait,
 };
 use crate::order::{Lanes, Ticket};
 use crate::plan::{Pool, Pools, STEPS_MAX, StepSet};
 use config::Retry;
-use journal::{Location, MessageId};
+use journal::Location;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
-use std::num::NonZeroU8;
 use std::time::Duration;
 
 #[derive(Debug)]
@@ -35,64 +36,6 @@ pub(super) struct State {
     pub(super) running: usize,
     pub(super) stopping: bool,
     pub(super) spread: u64,
-}
-
-/// 64 bytes a message; its lane and its place among the ready ones come to 56 at most.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) id: MessageId,
-    pub(super) location: Location,
-    pub(super) received_us: i64,
-    /// Its first order key; 0 with `in_order` false where it stands in no lane.
-    key: u64,
-    /// What few messages have.
-    extra: Option<Box<Extra>>,
-    /// Steps not over yet, those that run included.
-    pub(super) pending: StepSet,
-    /// Steps that are being carried out, by at most one thread of each pool.
-    pub(super) running: StepSet,
-    /// Pools in whose queue it stands, a bit each.
-    queued: u16,
-    pub(super) strikes: u8,
-    marks: NonZeroU8,
-}
-
-/// Marks of an entry, a bit each.
-mod mark {
-    use std::num::NonZeroU8;
-
-    /// It stands in the lane of its key.
-    pub(super) const IN_ORDER: u8 = 1;
-    /// Always set: so an entry's absence costs nothing.
-    pub(super) const THERE: NonZeroU8 = NonZeroU8::new(128).expect("not zero");
-    /// It was being processed when a worker died: it runs alone.
-    pub(super) const SUSPECT: u8 = 2;
-    /// Its sender waits no longer (`ack: processed`): nothing more is begun.
-    pub(super) const WITHDRAWN: u8 = 4;
-    /// A step has failed for good: nothing more is begun, and whoever ends last on it puts it away.
-    pub(super) const CLOSING: u8 = 8;
-}
-
-#[derive(Debug, Default)]
-struct Extra {
-    /// Order keys but the first: those of a merge.
-    more_keys: Vec<u64>,
-    waits: Vec<Wait>,
-    /// The step that failed while others of the message were still being carried out.
-    failure: Option<FailedStep>,
-}
-
-#[derive(Clone, Debug, Default)]
-pub(super) struct Breaker {
-    pub(super) open: Option<OpenBreaker>,
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct OpenBreaker {
-    pub(super) since_us: i64,
-    pub(super) attempt: u32,
-    pub(super) probe_at_us: i64,
-    pub(super) probing: bool,
 }
 
 impl State {
@@ -207,12 +150,6 @@ impl State {
         held
     }
 
-    /// Whether a message has waited behind an open breaker for as long as it may.
-    fn is_overdue(&self, entry: &Entry, place: usize, now_us: i64, give_up_us: i64) -> bool {
-        let since_us = self.breakers[place].open.as_ref().map(|b| b.since_us.max(entry.received_us));
-        since_us.is_some_and(|since_us| since_us.saturating_add(give_up_us) <= now_us)
-    }
-
     /// Something has changed for a message: the pools that may have to do with it look at it. What concerns this
     /// machine's files comes first: the peers' pools see a message once that has been tried.
     pub(super) fn wake(&mut self, ticket: Ticket) {
@@ -258,43 +195,6 @@ impl State {
             }
         }
         None
-    }
-
-    /// The time of a breaker's probe has come: the message that waits longest makes it.
-    pub(super) fn probe(&mut self, place: usize, now_us: i64, give_up_us: i64) {
-        match &self.breakers[place].open {
-            Some(breaker) if !breaker.probing && breaker.probe_at_us <= now_us => {}
-            _ => return,
-        }
-        // The one tried least, then the oldest: a message with a fault of its own does not keep the breaker open.
-        let mut chosen: Option<((u32, i64), Ticket)> = None;
-        for ticket in 0..self.entries.len() as Ticket {
-            let Some(entry) = self.entries[ticket as usize].as_ref() else { continue };
-            if !entry.pending.has(place) || entry.running.has(place) || self.is_queued_for(place, entry) {
-                continue;
-            }
-            if self.is_overdue(entry, place, now_us, give_up_us) {
-                // Its time is over: it makes a last attempt, whatever the others do.
-                self.wake(ticket);
-                continue;
-            }
-            let rank = (entry.wait_for(place).map_or(0, |wait| wait.attempt), entry.received_us);
-            if chosen.is_none_or(|(best, _)| rank < best)
-                && self.runnable(ticket, now_us, give_up_us).has(place)
-            {
-                chosen = Some((rank, ticket));
-            }
-        }
-        if let Some((_, ticket)) = chosen {
-            self.wake(ticket);
-        }
-        // Should nobody make it, it is offered again.
-        self.timers.push(Reverse((now_us + PROBE_OFFER_US, probe_ticket(place))));
-    }
-
-    fn is_queued_for(&self, place: usize, entry: &Entry) -> bool {
-        let pools = (0..self.pools.len()).filter(|pool| entry.queued >> pool & 1 == 1);
-        pools.into_iter().any(|pool| self.pools[pool].steps.has(place))
     }
 
     /// How long the files that are ready wait for more.
@@ -503,69 +403,6 @@ impl State {
         self.open -= 1;
         Some(entry.location)
     }
-
-    /// A step that reached its target closes the breaker and lets everybody in; one whose target is down opens it or
-    /// puts the next probe off.
-    pub(super) fn turn_breakers(
-        &mut self,
-        tried: StepSet,
-        ends: &[(u8, StepEnd)],
-        now_us: i64,
-        retry: &Retry,
-    ) {
-        for place in tried.places() {
-            let end = ends.iter().find(|(p, _)| usize::from(*p) == place).map(|(_, end)| end);
-            match end {
-                Some(StepEnd::Again { target_down: true, wanted_us, .. }) => {
-                    let open = self.breakers[place].open.take();
-                    let since_us = open.as_ref().map_or(now_us, |b| b.since_us);
-                    // A peer that says when it will be back is not probed before.
-                    let wanted_at_us = now_us + wanted_us.unwrap_or(0);
-                    // The messages of a job all meet the same fault: that is one attempt and not a hundred.
-                    let same = open.as_ref().filter(|b| !b.probing && b.probe_at_us > now_us);
-                    let (attempt, at_us) = match same {
-                        Some(breaker) => (breaker.attempt, breaker.probe_at_us),
-                        None => {
-                            let attempt = open.as_ref().map_or(0, |b| b.attempt) + 1;
-                            self.spread = next_spread(self.spread);
-                            (attempt, now_us + crate::retry::wait_us(retry, attempt, self.spread >> 40))
-                        }
-                    };
-                    let probe_at_us = at_us.max(wanted_at_us);
-                    if same.is_none_or(|b| b.probe_at_us != probe_at_us) {
-                        self.timers.push(Reverse((probe_at_us, probe_ticket(place))));
-                    }
-                    self.breakers[place].open =
-                        Some(OpenBreaker { since_us, attempt, probe_at_us, probing: false });
-                }
-                Some(StepEnd::Over | StepEnd::Again { .. }) => {
-                    if self.breakers[place].open.take().is_some() {
-                        self.wake_all_for(place);
-                    }
-                }
-                // The probe told nothing of the target: another message makes it.
-                Some(StepEnd::NotTried) | None => {
-                    if let Some(breaker) = self.breakers[place].open.as_mut().filter(|b| b.probing) {
-                        breaker.probing = false;
-                        self.timers.push(Reverse((breaker.probe_at_us, probe_ticket(place))));
-                    }
-                }
-            }
-        }
-    }
-
-    /// The target is back: everybody with that step before them, however long their own wait was.
-    pub(super) fn wake_all_for(&mut self, place: usize) {
-        for ticket in 0..self.entries.len() as Ticket {
-            let Some(entry) = &mut self.entries[ticket as usize] else { continue };
-            if entry.pending.has(place) {
-                if let Some(wait) = entry.wait_for_mut(place).filter(|wait| wait.target_down) {
-                    wait.until_us = 0;
-                }
-                self.wake(ticket);
-            }
-        }
-    }
 }
 
 impl Wait {
@@ -574,91 +411,14 @@ impl Wait {
     }
 }
 
-impl Entry {
-    /// Somebody has its bytes, or puts it away: it stays where it is.
-    pub(super) fn is_busy(&self) -> bool {
-        self.has(mark::CLOSING) || !self.running.is_empty()
-    }
-
-    /// Its sender waits no longer: whoever works on it gives it back.
-    pub(super) fn withdraw(&mut self) {
-        self.set(mark::WITHDRAWN);
-    }
-
-    fn has(&self, marks: u8) -> bool {
-        self.marks.get() & marks != 0
-    }
-
-    fn set(&mut self, marks: u8) {
-        self.marks |= marks;
-    }
-
-    fn clear(&mut self, marks: u8) {
-        self.marks = mark::THERE | (self.marks.get() & !marks);
-    }
-
-    pub(super) fn keys(&self) -> impl Iterator<Item = u64> {
-        let more = self.extra.iter().flat_map(|extra| extra.more_keys.iter().copied());
-        self.has(mark::IN_ORDER).then_some(self.key).into_iter().chain(more)
-    }
-
-    fn has_one_key(&self) -> bool {
-        self.has(mark::IN_ORDER) && self.extra.as_ref().is_none_or(|extra| extra.more_keys.is_empty())
-    }
-
-    pub(super) fn waits(&self) -> &[Wait] {
-        self.extra.as_ref().map_or(&[], |extra| &extra.waits)
-    }
-
-    fn wait_for_mut(&mut self, place: usize) -> Option<&mut Wait> {
-        self.extra.as_mut()?.waits.iter_mut().find(|w| w.is_at(place))
-    }
-
-    fn take_waits(&mut self) -> Vec<Wait> {
-        self.extra.as_mut().map(|extra| std::mem::take(&mut extra.waits)).unwrap_or_default()
-    }
-
-    fn set_waits(&mut self, waits: Vec<Wait>) {
-        if !waits.is_empty() || self.extra.is_some() {
-            self.extra.get_or_insert_default().waits = waits;
-        }
-        let empty = |e: &Extra| e.waits.is_empty() && e.more_keys.is_empty() && e.failure.is_none();
-        if self.extra.as_deref().is_some_and(empty) {
-            self.extra = None;
-        }
-    }
-
-    pub(super) fn wait_for(&self, place: usize) -> Option<&Wait> {
-        self.waits().iter().find(|w| w.is_at(place))
-    }
-}
-
 pub(super) fn next_spread(spread: u64) -> u64 {
     spread.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1)
-}
-
-/// A breaker's probe stands among the timers under a ticket that no message has.
-pub(super) fn probe_ticket(place: usize) -> Ticket {
-    PROBE_TICKETS - place as Ticket
 }
 
 pub(super) fn over(ends: &[(u8, StepEnd)]) -> StepSet {
     ends.iter()
         .filter(|(_, end)| matches!(end, StepEnd::Over))
         .fold(StepSet::EMPTY, |set, (place, _)| set.with(StepSet::one(usize::from(*place))))
-}
-
-pub(super) fn copy_of(e: &Entry) -> NewEntry {
-    NewEntry {
-        id: e.id,
-        location: e.location,
-        received_us: e.received_us,
-        keys: e.keys().collect(),
-        steps: e.pending,
-        strikes: e.strikes,
-        suspect: e.has(mark::SUSPECT),
-        waits: e.waits().to_vec(),
-    }
 }
 
 pub(super) fn cut(reason: &str) -> Box<str> {

@@ -71,7 +71,7 @@ fn down() -> StepEnd {
 
 #[test]
 fn an_open_message_costs_64_bytes_and_its_lane_24() {
-    assert_eq!(size_of::<Option<state::Entry>>(), 64);
+    assert_eq!(size_of::<Option<Entry>>(), 64);
     assert_eq!(crate::order::LANE_BYTES, 24);
 }
 
@@ -171,7 +171,7 @@ fn a_job_whose_messages_all_find_the_target_down_is_one_attempt() {
     // What comes behind the first ones is not even tried.
     reports[10..].iter_mut().for_each(|r| (r.ends, r.decisions) = (vec![(1, StepEnd::NotTried)], Vec::new()));
     d.report(reports, 0);
-    let probes = d.lock().timers.iter().filter(|t| t.0.1 == state::probe_ticket(1)).count();
+    let probes = d.lock().timers.iter().filter(|t| t.0.1 == breakers::probe_ticket(1)).count();
     assert_eq!(probes, 1, "each looks at every message");
     // `retry.first`, not what twenty attempts one after the other would have come to.
     let probe = try_next_of(&d, 1, 1_000_000).expect("probed after the first wait");
