@@ -130,7 +130,7 @@ pub(crate) fn recover_from<S: Storage>(
             summary.cut_bytes
         );
     }
-    let Replay { mut entries, finished, not_ours, .. } = replay;
+    let Replay { mut entries, finished, mut not_ours, .. } = replay;
     let open: HashSet<MessageId> = entries.iter().map(|e| e.id).collect();
     let state: HashMap<MessageId, State> = summary.recent.iter().map(|r| (r.id, r.state)).collect();
     let given_up = |id| state.get(&id) == Some(&State::Discarded);
@@ -149,7 +149,10 @@ pub(crate) fn recover_from<S: Storage>(
     }
     match record(&mut journal, &entries, &condemned, &finished) {
         Ok(()) => {
-            failed.list_as_failed(&condemned.iter().map(|e| e.id).collect::<Vec<_>>());
+            let listed: HashSet<MessageId> = condemned.iter().map(|e| e.id).collect();
+            failed.list_as_failed(&listed.iter().copied().collect::<Vec<_>>());
+            // Nobody works on them any more: one that a person gives up and its sender brings again begins anew.
+            not_ours.retain(|id| !listed.contains(id));
             condemned.iter().chain(&finished).for_each(|entry| journal.ended(entry.location));
         }
         // Nothing of it is on record: the condemned run once more, alone, and what is finished is found so again.
@@ -309,4 +312,55 @@ fn condemn(
 
 fn micros(d: Duration) -> i64 {
     i64::try_from(d.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::settings;
+    use config::Workflow;
+    use journal::storage::faulty::Faulty;
+    use journal::{Received, Tag};
+
+    fn start(storage: &Faulty, settings: &WorkerSettings, predecessor: Option<Death>) -> Recovered<Faulty> {
+        let plan = Plan::of(settings);
+        let open = |_: &Path| Ok(storage.clone());
+        let recovered = recover_from(open, Options::default(), settings, &plan, predecessor, &Clock::start());
+        recovered.unwrap_or_else(|fault| panic!("{}", fault.reason))
+    }
+
+    fn append(journal: &mut Journal<Faulty>, id: MessageId) {
+        let record = Record::Received(Received {
+            id,
+            time_us: 1,
+            utc_offset_s: 0,
+            peer: "127.0.0.1:1",
+            keys: &[1],
+            tag: Tag { identity: [1; 16], content: [2; 16] },
+            flags: flags::of(Workflow::Store),
+            body: b"MSH|",
+        });
+        journal.append(&record).unwrap();
+        journal.flush().unwrap();
+    }
+
+    #[test]
+    fn a_message_that_is_failed_for_its_crashes_is_not_waited_for_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = settings("ack: processed\nlocal_archive: { path: /nowhere }\n");
+        settings.state_path = dir.path().to_owned();
+        std::fs::create_dir(dir.path().join("test")).unwrap();
+        let storage = Faulty::new();
+        let id = MessageId::new(5, 6);
+        let mut first = start(&storage, &settings, None);
+        append(&mut first.journal, id);
+        for crashes in 1..=2 {
+            first.started.begin(0, std::iter::once(id)).unwrap();
+            first = start(&storage, &settings, Some(Death::Crashed(11)));
+            let is_open = crashes * strikes::CRASH < strikes::LIMIT;
+            assert_eq!(first.failed.contains(id), !is_open, "after {crashes} crashes");
+            assert_eq!(first.entries.len(), usize::from(is_open));
+            assert_eq!(first.not_ours.contains(&id), is_open);
+        }
+    }
 }
