@@ -8,6 +8,7 @@ use crate::failed::{FailedFolder, FailedMessage, Failure};
 use crate::files::{plain, replace_file};
 use crate::flags;
 use crate::folders::Folders;
+use crate::given_up::GivenUp;
 use crate::plan::{Plan, StepSet};
 use crate::returned::ReturnedFolder;
 use crate::start::StartFault;
@@ -47,6 +48,8 @@ pub(crate) struct Recovered<S: Storage = FileStorage> {
     pub(crate) failed: Arc<FailedFolder>,
     /// Messages that their senders keep.
     pub(crate) returned: Arc<ReturnedFolder>,
+    /// Messages that begin anew when they are sent again.
+    pub(crate) given_up: Arc<GivenUp>,
     /// Which messages are being processed from now on.
     pub(crate) started: Started,
     /// The channel's key.
@@ -142,6 +145,14 @@ pub(crate) fn recover_from<S: Storage>(
     let returned = ReturnedFolder::open(&returned, is_returned)
         .map_err(|e| could_not("read folder", &returned, plain(&e)))?;
 
+    let begins_anew = |recent: &&Recent| match recent.state {
+        State::Discarded => true,
+        // What was done of it could not be remembered.
+        State::Returned => returned.get(recent.id).is_none(),
+        _ => false,
+    };
+    let given_up = GivenUp::of(summary.recent.iter().filter(begins_anew).map(|recent| recent.id));
+
     let condemned: Vec<NewEntry> = entries.extract_if(.., |e| e.strikes >= strikes::LIMIT).collect();
     let reader = journal.reader();
     for entry in &condemned {
@@ -181,6 +192,7 @@ pub(crate) fn recover_from<S: Storage>(
         recent: summary.recent,
         failed: Arc::new(failed),
         returned: Arc::new(returned),
+        given_up: Arc::new(given_up),
         started,
         tag_key,
         paths,

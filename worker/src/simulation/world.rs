@@ -222,6 +222,11 @@ impl World {
         }
     }
 
+    /// Whether a message is over and not done.
+    fn may_come_again(&self, id: MessageId) -> bool {
+        self.end_of(id).is_some_and(|end| end != End::Done)
+    }
+
     /// What a batch will say, before it is written.
     pub(super) fn note(&mut self, items: &[Append], plan: &Plan, failed: &FailedFolder) -> Noted {
         let mut noted = Noted::default();
@@ -233,6 +238,8 @@ impl World {
                         let (new, anew) = match &message.kind {
                             IntakeKind::Known => continue,
                             IntakeKind::New(new) => (new, true),
+                            // Another has come before it: it is open again, or even done.
+                            IntakeKind::Again(new) if !self.may_come_again(new.id) => continue,
                             IntakeKind::Again(new) => (new, !failed.contains(new.id)),
                             IntakeKind::Resumed(new, _) => (new, false),
                         };
