@@ -6,15 +6,16 @@
 //! system may report success over data that it has thrown away, so only a fresh start from the disk can be trusted.
 
 mod append;
+mod upkeep;
 
 pub use append::{Append, Changed, Intake, IntakeKind, NewMessage, Origin, Outcomes, Returned, Stores};
 
-use crate::clock::instant;
 use crate::counters::Counters;
 use crate::dispatcher::{Dispatcher, NewEntry, Wait};
 use crate::failed::{FailedFolder, FailedMessage};
 use crate::find_index::{self, Outcome};
 use crate::flags;
+use crate::given_up::GivenUp;
 use crate::inbox::{Ending, Inbox, News};
 use crate::plan::{Plan, StepSet};
 use crate::quarantine::Quarantine;
@@ -31,14 +32,8 @@ use std::time::{Duration, Instant};
 const BATCH_BYTES_MAX: usize = 16 << 20;
 /// How long outcomes wait for others before they are written without a flush.
 const IDLE: Duration = Duration::from_secs(1);
-/// Time between two looks for messages to move forward.
-const BETWEEN_MOVES: Duration = Duration::from_millis(100);
 /// Messages remembered as not stored; the reactor needs a moment until it hears of them.
 const LOST_MAX: usize = 100_000;
-/// What the journal of a channel that rests may take up.
-const IDLE_BYTES_MAX: u64 = 1 << 20;
-/// Messages moved forward from a nearly empty segment in one go.
-const MOVES_MAX: usize = 256;
 /// The worker's exit status where a fresh start may help.
 const EXIT_TEMPORARY: i32 = 75;
 
@@ -58,6 +53,8 @@ pub struct Committer<S: Storage = FileStorage> {
     pub failed: Arc<FailedFolder>,
     /// Messages that their senders keep.
     pub returned: Arc<ReturnedFolder>,
+    /// Messages that begin anew when they are sent again.
+    pub given_up: Arc<GivenUp>,
     /// `ack: processed`: senders wait to hear how their messages ended.
     pub tells_endings: bool,
     /// Where messages are looked up later.
@@ -97,9 +94,14 @@ struct Batch {
 }
 
 impl Batch {
+    /// Whether a message is opened by this batch.
+    fn opens(&self, id: MessageId) -> bool {
+        self.entries.iter().any(|entry| entry.id == id)
+    }
+
     /// Whether a message is opened anew, or given up, by this batch.
-    fn has(&self, id: MessageId) -> bool {
-        self.unfail.contains(&id) || self.unreturn.contains(&id) || self.entries.iter().any(|e| e.id == id)
+    fn changes(&self, id: MessageId) -> bool {
+        self.opens(id) || self.discarded.contains(&id)
     }
 }
 
@@ -214,8 +216,12 @@ impl<S: Storage> Committer<S> {
                 self.append_new(message, (message.received_us, message.utc_offset_s), batch)?;
             }
             // In this batch already: the flush they wait for is the same.
-            IntakeKind::Again(message) | IntakeKind::Resumed(message, _) if batch.has(message.id) => {}
+            IntakeKind::Again(message) | IntakeKind::Resumed(message, _) if batch.opens(message.id) => {}
+            // An earlier batch has opened it since the event loop looked: so it is stored.
+            IntakeKind::Again(message) if !self.may_come_again(message.id) => {}
             IntakeKind::Again(message) => {
+                // Given up by this very batch, and begun anew all the same.
+                batch.discarded.retain(|id| *id != message.id);
                 // It goes on where it failed, under the names it had.
                 let before =
                     self.failed.contains(message.id).then(|| self.failed.read(message.id).ok()).flatten();
@@ -236,6 +242,11 @@ impl<S: Storage> Committer<S> {
             }
         }
         Ok(())
+    }
+
+    /// Whether a message that comes again is opened anew; others are open already, or done.
+    fn may_come_again(&self, id: MessageId) -> bool {
+        self.failed.contains(id) || self.given_up.contains(id)
     }
 
     /// A message that has come again, with what was done of it before.
@@ -364,7 +375,7 @@ impl<S: Storage> Committer<S> {
     fn retry(&mut self, ids: &[MessageId], batch: &mut Batch) -> Result<Changed, JournalError> {
         let mut changed = Changed::default();
         for id in ids {
-            if !self.failed.contains(*id) || batch.has(*id) {
+            if !self.failed.contains(*id) || batch.changes(*id) {
                 changed.problems.push(format!("{id}: no failed message has this id"));
                 continue;
             }
@@ -428,7 +439,7 @@ impl<S: Storage> Committer<S> {
     fn discard(&mut self, ids: &[MessageId], batch: &mut Batch) -> Result<Changed, JournalError> {
         let mut changed = Changed::default();
         for id in ids {
-            if self.failed.contains(*id) && !batch.has(*id) {
+            if self.failed.contains(*id) && !batch.changes(*id) {
                 self.journal.append(&Record::Discarded { id: *id })?;
                 batch.unfail.push(*id);
                 batch.discarded.push(*id);
@@ -463,6 +474,8 @@ impl<S: Storage> Committer<S> {
         if !batch.entries.is_empty() {
             self.dispatcher.add(batch.entries);
         }
+        self.given_up.remove(&batch.unfail);
+        self.given_up.add(batch.discarded);
         self.failed.list_as_failed(&batch.failed);
         if let Err(error) = self.failed.remove(&batch.unfail) {
             log::warn!("could not take messages out of the failed folder: {}", crate::files::plain(&error));
@@ -472,10 +485,11 @@ impl<S: Storage> Committer<S> {
             batch.ended.extend(finished.iter().map(|entry| (entry.id, Ending::Done)));
         }
         if !batch.ended.is_empty() {
+            // What was done of it could not be remembered.
+            let is_forgotten = |id: &MessageId| self.returned.get(*id).is_none();
+            let returned = batch.ended.iter().filter(|(_, how)| matches!(how, Ending::Returned(_)));
+            self.given_up.add(returned.map(|(id, _)| *id).filter(is_forgotten));
             self.inbox.push(News::Ended(batch.ended));
-        }
-        if !batch.discarded.is_empty() {
-            self.inbox.push(News::Discarded(batch.discarded));
         }
         for (told, changed) in batch.changed {
             // The desk may have stopped waiting.
@@ -485,66 +499,6 @@ impl<S: Storage> Committer<S> {
             batch.gone.into_iter().for_each(|location| self.journal.ended(location));
             self.tidy();
         }
-    }
-
-    /// Segments with nothing open in them go; the last open messages of a nearly empty one are moved forward.
-    fn tidy(&mut self) {
-        let tidied = self.journal.retire().and_then(|_| self.move_forward());
-        self.unless_full(tidied);
-    }
-
-    /// Tidying up may wait for room; any other fault is the journal's end.
-    fn unless_full<T>(&self, tidied: Result<T, JournalError>) {
-        match tidied {
-            Ok(_) | Err(JournalError::Full(_)) => {}
-            Err(error) => self.end_on(&error, "could not tidy up the journal"),
-        }
-    }
-
-    fn move_forward(&mut self) -> Result<(), JournalError> {
-        // Looking for what is open in it takes as long as there is much open.
-        if instant() - self.moved_at < BETWEEN_MOVES {
-            return Ok(());
-        }
-        let Some(segment) = self.journal.sparse() else { return Ok(()) };
-        let entries = self.dispatcher.in_segment(segment, MOVES_MAX);
-        let reader = self.journal.reader();
-        let mut moved = Vec::new();
-        for (ticket, entry) in entries {
-            let flags = match reader.read(entry.location) {
-                Ok(received) => received.flags,
-                // Delivery meets the same fault and deals with it.
-                Err(error) => {
-                    log::warn!("id={} stays where it is: {error}", entry.id);
-                    continue;
-                }
-            };
-            let workflow = flags::workflow(flags);
-            let to = self.journal.append_moved(entry.location)?;
-            if entry.keys.is_empty() {
-                self.journal.append(&Record::Retried { id: entry.id })?;
-            }
-            for place in self.plan.steps_of(workflow).without(entry.steps).places() {
-                self.journal.append(&Record::StepDone { id: entry.id, step: self.plan.name(place) })?;
-            }
-            for wait in &entry.waits {
-                self.append_wait(entry.id, wait)?;
-            }
-            if entry.strikes > 0 {
-                self.journal.append(&Record::Strike { id: entry.id, count: entry.strikes })?;
-            }
-            moved.push((ticket, entry.id, entry.location, to));
-        }
-        self.moved_at = instant();
-        if moved.is_empty() {
-            return Ok(());
-        }
-        self.journal.flush()?;
-        for (ticket, id, from, to) in moved {
-            let old = if self.dispatcher.moved(ticket, id, from, to) { from } else { to };
-            self.journal.ended(old);
-        }
-        self.journal.retire().map(|_| ())
     }
 
     /// Nobody is answered. Returns what must not get lost: all but the intake.
@@ -576,12 +530,6 @@ impl<S: Storage> Committer<S> {
         kept
     }
 
-    /// An idle channel gives back what it does not need of the disk.
-    pub(crate) fn settle(&mut self) {
-        let settled = self.journal.settle(IDLE_BYTES_MAX);
-        self.unless_full(settled);
-    }
-
     fn end_on(&self, error: &JournalError, what: &str) -> ! {
         log::error!("{what}: {error}; the worker starts afresh");
         (self.exit)(EXIT_TEMPORARY)
@@ -595,3 +543,6 @@ fn size_of_item(item: &Append) -> usize {
         Append::Quarantine(_, _, bytes) => bytes.len(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,7 +9,7 @@ use crate::extract::{self, Metadata};
 use crate::failed::FailedFolder;
 use crate::files::FileBatch;
 use crate::folders::Folders;
-use crate::intake::{Intake, Taken};
+use crate::intake::{Intake, NotDone, Taken};
 use crate::names::NameParts;
 use crate::plan::Plan;
 use crate::resend::ResendClient;
@@ -162,7 +162,8 @@ impl<'a> Bench<'a> {
         let (settings, counters) =
             (Arc::new(self.settings.clone()), Arc::new(Counters::new(&Plan::of(&self.settings))));
         let (failed, returned) = (Arc::new(failed), Arc::new(returned));
-        let mut intake = Intake::new(settings, counters, failed, returned, Vec::new(), TagKey([7; 16]), 1);
+        let not_done = NotDone { failed, returned, given_up: Default::default() };
+        let mut intake = Intake::new(settings, counters, not_done, Vec::new(), TagKey([7; 16]), 1);
         let (peer, address): (Arc<str>, _) = ("192.0.2.17:54321".into(), IpAddr::V4(Ipv4Addr::LOCALHOST));
         let control_id = body.windows(12).position(|part| part == b"000000000000").unwrap();
         for n in 0..times {

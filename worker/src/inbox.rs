@@ -16,8 +16,6 @@ pub enum News {
     NotStored(Vec<Origin>),
     /// `ack: processed`: these messages have ended.
     Ended(Vec<(MessageId, Ending)>),
-    /// These messages were given up by hand.
-    Discarded(Vec<MessageId>),
     /// The answer to a question of the master.
     Answer(u64, Answer),
 }

@@ -8,6 +8,7 @@ use crate::committer::{IntakeKind, NewMessage};
 use crate::counters::Counters;
 use crate::duplicates::{Duplicates, Seen, TagKey};
 use crate::failed::FailedFolder;
+use crate::given_up::GivenUp;
 use crate::order_key::OrderKeys;
 use crate::returned::{ReturnedFolder, ReturnedMessage};
 use config::{AckMode, Duplicates as Mode, OnUndecodable, WorkerSettings};
@@ -62,7 +63,7 @@ enum Standing {
     Ended(MessageId),
     /// `ack: processed`: it is being processed.
     InProgress(MessageId),
-    /// It failed or was discarded.
+    /// It failed, or nobody has it any more.
     Again(MessageId),
     /// `ack: processed`: it failed for good here, and is kept for a person.
     Failed(MessageId),
@@ -80,15 +81,22 @@ fn start_of(body: &[u8], readable: &Readable<'_>, header: &Header<'_>) -> Vec<u8
     }
 }
 
+/// Messages that are over and not done. Sent again, they do not pass for done.
+pub struct NotDone {
+    /// Failed, and listed.
+    pub failed: Arc<FailedFolder>,
+    /// Their senders'.
+    pub returned: Arc<ReturnedFolder>,
+    /// Nobody's.
+    pub given_up: Arc<GivenUp>,
+}
+
 /// What one channel remembers of its messages.
 pub struct Intake {
     settings: Arc<WorkerSettings>,
     counters: Arc<Counters>,
-    failed: Arc<FailedFolder>,
-    returned: Arc<ReturnedFolder>,
+    not_done: NotDone,
     duplicates: Duplicates,
-    /// Messages given up by hand: sent again they are new.
-    discarded: HashSet<MessageId>,
     tag_key: TagKey,
     order_keys: OrderKeys,
     ids: Ids,
@@ -110,32 +118,23 @@ impl Intake {
     pub fn new(
         settings: Arc<WorkerSettings>,
         counters: Arc<Counters>,
-        failed: Arc<FailedFolder>,
-        returned: Arc<ReturnedFolder>,
+        not_done: NotDone,
         recent: Vec<journal::Recent>,
         tag_key: TagKey,
         random: u64,
     ) -> Intake {
         let mut duplicates = Duplicates::default();
-        let mut discarded = HashSet::new();
         let mut ids = Ids::new();
         for message in recent {
             duplicates.remember(&message.tag, message.id, message.time_us);
             ids.after(message.id);
-            // Given back, and nothing is remembered of what was done of it: it begins anew, like one that was given up.
-            let forgotten = message.state == journal::State::Returned && returned.get(message.id).is_none();
-            if message.state == journal::State::Discarded || forgotten {
-                discarded.insert(message.id);
-            }
         }
         Intake {
             order_keys: OrderKeys::of(&settings.channel),
             settings,
             counters,
-            failed,
-            returned,
+            not_done,
             duplicates,
-            discarded,
             tag_key,
             ids,
             random,
@@ -251,18 +250,19 @@ impl Intake {
             }
         };
         self.counters.duplicates.fetch_add(1, Relaxed);
-        if let Some(memory) = self.returned.get(id).filter(|_| !is_awaited(id)) {
+        if let Some(memory) = self.not_done.returned.get(id).filter(|_| !is_awaited(id)) {
             return Standing::Returned(id, memory);
         }
+        let NotDone { failed, given_up, .. } = &self.not_done;
         match self.settings.channel.ack {
-            AckMode::Received if self.failed.contains(id) || self.discarded.remove(&id) => {
-                Standing::Again(id)
-            }
+            // Until it is on record that one came again, others that do come as again too: the committer knows which was
+            // first, and whether it was stored.
+            AckMode::Received if failed.contains(id) || given_up.contains(id) => Standing::Again(id),
             AckMode::Received => Standing::Ended(id),
             // It took its worker down: that is not tried again at its sender's wish.
-            AckMode::Processed if self.failed.contains(id) => Standing::Failed(id),
+            AckMode::Processed if failed.contains(id) => Standing::Failed(id),
             AckMode::Processed if is_awaited(id) => Standing::InProgress(id),
-            AckMode::Processed if self.discarded.remove(&id) => Standing::Again(id),
+            AckMode::Processed if given_up.contains(id) => Standing::Again(id),
             AckMode::Processed => Standing::Ended(id),
         }
     }
@@ -321,34 +321,9 @@ impl Intake {
         self.duplicates.forget(ids);
     }
 
-    /// Messages that had ended and came again could not be stored: the next time they begin anew too.
-    pub fn not_taken_up(&mut self, ids: impl Iterator<Item = MessageId>) {
-        for id in ids {
-            if !self.failed.contains(id) && self.returned.get(id).is_none() {
-                self.discarded.insert(id);
-            }
-        }
-    }
-
-    /// Messages were given up by hand.
-    pub fn discarded(&mut self, ids: impl IntoIterator<Item = MessageId>) {
-        self.discarded.extend(ids);
-    }
-
-    /// A message is its sender's again. Where what was done of it could not be remembered (it could not be read back), it
-    /// begins anew when it comes again: known as neither returned nor being processed, it would pass for one that is done.
-    pub fn given_back(&mut self, id: MessageId) {
-        if self.returned.get(id).is_none() {
-            self.discarded.insert(id);
-        }
-    }
-
     /// Forgets what is older than a day.
     pub fn expire(&mut self) {
         self.duplicates.expire(clock::system_us());
-        if self.discarded.len() > crate::duplicates::REMEMBERED_MAX {
-            self.discarded.clear();
-        }
     }
 
     fn refusal(&self, header: Option<&Header<'_>>, refusal: &Refusal, id: MessageId) -> Vec<u8> {
@@ -384,7 +359,9 @@ mod tests {
         let counters = Arc::new(Counters::new(&Plan::of(&settings)));
         let failed = Arc::new(FailedFolder::open(folder.path(), |_| true).unwrap());
         let returned = Arc::new(ReturnedFolder::open(folder.path(), |_| true).unwrap());
-        let mut intake = Intake::new(settings, counters, failed, returned, Vec::new(), TagKey([7; 16]), 1);
+        let given_up = Arc::new(GivenUp::default());
+        let not_done = NotDone { failed, returned, given_up: Arc::clone(&given_up) };
+        let mut intake = Intake::new(settings, counters, not_done, Vec::new(), TagKey([7; 16]), 1);
         let take = |intake: &mut Intake| {
             let body = b"MSH|^~\\&|A|B|C|D|20260101||ADT^A01|1|P|2.5\rPID|1||7\r".to_vec();
             match intake.take(body, false, &"peer".into(), Ipv4Addr::LOCALHOST.into(), |_| false) {
@@ -395,7 +372,12 @@ mod tests {
         let (id, kind) = take(&mut intake);
         assert!(matches!(kind, IntakeKind::New(_)));
         assert!(matches!(take(&mut intake), (same, IntakeKind::Known) if same == id), "it counts as done");
-        intake.given_back(id);
-        assert!(matches!(take(&mut intake), (same, IntakeKind::Again(_)) if same == id));
+        given_up.add([id]);
+        for _ in 0..2 {
+            let taken = take(&mut intake);
+            assert!(matches!(taken, (same, IntakeKind::Again(_)) if same == id), "until it is on record");
+        }
+        given_up.remove(&[id]);
+        assert!(matches!(take(&mut intake), (same, IntakeKind::Known) if same == id));
     }
 }

@@ -31,6 +31,7 @@ mod files;
 pub mod find_index;
 mod flags;
 mod folders;
+mod given_up;
 mod http;
 mod inbox;
 mod intake;

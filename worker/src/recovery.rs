@@ -8,6 +8,7 @@ use crate::failed::{FailedFolder, FailedMessage, Failure};
 use crate::files::{plain, replace_file};
 use crate::flags;
 use crate::folders::Folders;
+use crate::given_up::GivenUp;
 use crate::plan::{Plan, StepSet};
 use crate::returned::ReturnedFolder;
 use crate::start::StartFault;
@@ -47,6 +48,8 @@ pub(crate) struct Recovered<S: Storage = FileStorage> {
     pub(crate) failed: Arc<FailedFolder>,
     /// Messages that their senders keep.
     pub(crate) returned: Arc<ReturnedFolder>,
+    /// Messages that begin anew when they are sent again.
+    pub(crate) given_up: Arc<GivenUp>,
     /// Which messages are being processed from now on.
     pub(crate) started: Started,
     /// The channel's key.
@@ -130,7 +133,7 @@ pub(crate) fn recover_from<S: Storage>(
             summary.cut_bytes
         );
     }
-    let Replay { mut entries, finished, not_ours, .. } = replay;
+    let Replay { mut entries, finished, mut not_ours, .. } = replay;
     let mut open: Vec<MessageId> = entries.iter().map(|e| e.id).collect();
     open.sort_unstable();
     let is_open = |id: MessageId| open.binary_search(&id).is_ok();
@@ -144,6 +147,14 @@ pub(crate) fn recover_from<S: Storage>(
     let returned = ReturnedFolder::open(&returned, is_returned)
         .map_err(|e| could_not("read folder", &returned, plain(&e)))?;
 
+    let begins_anew = |recent: &&Recent| match recent.state {
+        State::Discarded => true,
+        // What was done of it could not be remembered.
+        State::Returned => returned.get(recent.id).is_none(),
+        _ => false,
+    };
+    let given_up = GivenUp::of(summary.recent.iter().filter(begins_anew).map(|recent| recent.id));
+
     let condemned: Vec<NewEntry> = entries.extract_if(.., |e| e.strikes >= strikes::LIMIT).collect();
     let reader = journal.reader();
     for entry in &condemned {
@@ -151,7 +162,10 @@ pub(crate) fn recover_from<S: Storage>(
     }
     match record(&mut journal, &entries, &condemned, &finished) {
         Ok(()) => {
-            failed.list_as_failed(&condemned.iter().map(|e| e.id).collect::<Vec<_>>());
+            let listed: HashSet<MessageId> = condemned.iter().map(|e| e.id).collect();
+            failed.list_as_failed(&listed.iter().copied().collect::<Vec<_>>());
+            // Nobody works on them any more: one that a person gives up and its sender brings again begins anew.
+            not_ours.retain(|id| !listed.contains(id));
             condemned.iter().chain(&finished).for_each(|entry| journal.ended(entry.location));
         }
         // Nothing of it is on record: the condemned run once more, alone, and what is finished is found so again.
@@ -180,6 +194,7 @@ pub(crate) fn recover_from<S: Storage>(
         recent: summary.recent,
         failed: Arc::new(failed),
         returned: Arc::new(returned),
+        given_up: Arc::new(given_up),
         started,
         tag_key,
         paths,
@@ -311,4 +326,55 @@ fn condemn(
 
 fn micros(d: Duration) -> i64 {
     i64::try_from(d.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::settings;
+    use config::Workflow;
+    use journal::storage::faulty::Faulty;
+    use journal::{Received, Tag};
+
+    fn start(storage: &Faulty, settings: &WorkerSettings, predecessor: Option<Death>) -> Recovered<Faulty> {
+        let plan = Plan::of(settings);
+        let open = |_: &Path| Ok(storage.clone());
+        let recovered = recover_from(open, Options::default(), settings, &plan, predecessor, &Clock::start());
+        recovered.unwrap_or_else(|fault| panic!("{}", fault.reason))
+    }
+
+    fn append(journal: &mut Journal<Faulty>, id: MessageId) {
+        let record = Record::Received(Received {
+            id,
+            time_us: 1,
+            utc_offset_s: 0,
+            peer: "127.0.0.1:1",
+            keys: &[1],
+            tag: Tag { identity: [1; 16], content: [2; 16] },
+            flags: flags::of(Workflow::Store),
+            body: b"MSH|",
+        });
+        journal.append(&record).unwrap();
+        journal.flush().unwrap();
+    }
+
+    #[test]
+    fn a_message_that_is_failed_for_its_crashes_is_not_waited_for_any_more() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = settings("ack: processed\nlocal_archive: { path: /nowhere }\n");
+        settings.state_path = dir.path().to_owned();
+        std::fs::create_dir(dir.path().join("test")).unwrap();
+        let storage = Faulty::new();
+        let id = MessageId::new(5, 6);
+        let mut first = start(&storage, &settings, None);
+        append(&mut first.journal, id);
+        for crashes in 1..=2 {
+            first.started.begin(0, std::iter::once(id)).unwrap();
+            first = start(&storage, &settings, Some(Death::Crashed(11)));
+            let is_open = crashes * strikes::CRASH < strikes::LIMIT;
+            assert_eq!(first.failed.contains(id), !is_open, "after {crashes} crashes");
+            assert_eq!(first.entries.len(), usize::from(is_open));
+            assert_eq!(first.not_ours.contains(&id), is_open);
+        }
+    }
 }

@@ -41,6 +41,21 @@ fn channels() -> Vec<WorkerSettings> {
     .collect()
 }
 
+/// Says what the worker logs, where one seed is told.
+struct Aloud;
+
+impl log::Log for Aloud {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        eprintln!("           {} {}", record.level(), record.args());
+    }
+
+    fn flush(&self) {}
+}
+
 fn setting(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
@@ -51,6 +66,10 @@ fn whatever_happens_nothing_acknowledged_is_lost_repeated_or_out_of_order() {
     let one = setting("WORKER_SIMULATION_SEED");
     let first = one.or_else(|| setting("WORKER_SIMULATION_FIRST")).unwrap_or(1);
     let seeds = if one.is_some() { 1 } else { setting("WORKER_SIMULATION_SEEDS").unwrap_or(200) };
+    if one.is_some() {
+        log::set_logger(&Aloud).unwrap();
+        log::set_max_level(log::LevelFilter::Debug);
+    }
     let mut counts = Counts::default();
     // What a killed worker holds of it is leaked on purpose: one table for all.
     let table = SlotTable::create(1).unwrap();

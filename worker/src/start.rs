@@ -9,7 +9,7 @@ use crate::desk::Desk;
 use crate::dispatcher::Dispatcher;
 use crate::find_index::{self, Indexer};
 use crate::inbox::Inbox;
-use crate::intake::Intake;
+use crate::intake::{Intake, NotDone};
 use crate::plan::Plan;
 use crate::quarantine::Quarantine;
 use crate::reactor::{Drained, Reactor, WAKER};
@@ -195,8 +195,19 @@ impl Worker {
         let signals = Signals::block()?;
         let clock = Clock::start();
         let plan = Arc::new(Plan::of(&settings));
-        let Recovered { journal, entries, not_ours, recent, failed, returned, started, tag_key, paths } =
-            recovery::recover(&settings, &plan, start.predecessor, &clock)?;
+        let recovered = recovery::recover(&settings, &plan, start.predecessor, &clock)?;
+        let Recovered {
+            journal,
+            entries,
+            not_ours,
+            recent,
+            failed,
+            returned,
+            given_up,
+            started,
+            tag_key,
+            paths,
+        } = recovered;
         let quarantine = Quarantine::open(paths.quarantine.clone())?;
         // No thread has been started so far: each would stay outside.
         let threads = plan.pools().iter().map(|pool| pool.threads).sum();
@@ -261,6 +272,7 @@ impl Worker {
                 plan,
                 failed: failed2,
                 returned: Arc::clone(&returned),
+                given_up: Arc::clone(&given_up),
                 index,
                 tells_endings: processed,
                 quarantine,
@@ -278,8 +290,7 @@ impl Worker {
                 intake: Intake::new(
                     settings,
                     Arc::clone(&counters),
-                    failed,
-                    returned,
+                    NotDone { failed, returned, given_up },
                     recent,
                     tag_key,
                     random,

@@ -56,7 +56,7 @@ pub enum IntakeKind {
     New(Box<NewMessage>),
     /// One that is stored already, perhaps in this very batch: its answer waits for that flush.
     Known,
-    /// One that failed or was discarded before, sent again: it is queued again.
+    /// One that failed before, or was given up, sent again: it is queued again, unless that was done meanwhile.
     Again(Box<NewMessage>),
     /// One that its sender kept, sent again: it goes on behind these steps.
     Resumed(Box<NewMessage>, Vec<String>),

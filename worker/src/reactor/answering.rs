@@ -51,7 +51,6 @@ impl Turn<'_> {
                     self.next_report_ms = now_ms + REPORT_MS;
                 }
                 News::Ended(messages) => messages.into_iter().for_each(|(id, how)| self.ended(id, how)),
-                News::Discarded(ids) => self.r.intake.discarded(ids),
                 News::Answer(id, answer) => self.tell(&Report::Answer { id, answer }),
             }
         }
@@ -96,9 +95,8 @@ impl Turn<'_> {
 
     /// These messages could not be stored: who brought them gets no answer. What was stored before stays known.
     fn not_stored(&mut self, origins: &[Origin]) {
-        let of = |what: Stores| origins.iter().filter(move |o| o.stores == what).map(|o| o.id);
-        self.r.intake.forget(&of(Stores::New).collect());
-        self.r.intake.not_taken_up(of(Stores::Anew));
+        let new = origins.iter().filter(|origin| origin.stores == Stores::New);
+        self.r.intake.forget(&new.map(|origin| origin.id).collect());
         for origin in origins {
             if origin.stores == Stores::Nothing {
                 self.awaiting.leave(origin.id, origin);
@@ -121,9 +119,6 @@ impl Turn<'_> {
 
     /// `ack: processed`: a message has ended, and everybody who brought it is told.
     pub(super) fn ended(&mut self, id: MessageId, how: Ending) {
-        if matches!(how, Ending::Returned(_)) {
-            self.r.intake.given_back(id);
-        }
         let Some(waiters) = self.awaiting.end(id) else { return };
         let start = waiters.start;
         self.tell_all(waiters.origins, |intake, origin| match how {

@@ -12,7 +12,7 @@ use crate::dispatcher::{Dispatcher, Task};
 use crate::files::Placed;
 use crate::folders::Folders;
 use crate::inbox::Inbox;
-use crate::intake::Intake;
+use crate::intake::{Intake, NotDone};
 use crate::peers::Peers;
 use crate::plan::Plan;
 use crate::quarantine::Quarantine;
@@ -89,7 +89,7 @@ pub(super) fn make(
     clock: Clock,
     random: &mut Random,
 ) -> (Reactor, Rest) {
-    let Recovered { journal, entries, not_ours, recent, failed, returned, started, tag_key, paths } =
+    let Recovered { journal, entries, not_ours, recent, failed, returned, given_up, started, tag_key, paths } =
         recovered;
     let (settings, plan) = (Arc::clone(site.settings), Arc::clone(site.plan));
     let poll = mio::Poll::new().expect("an event queue is to be had");
@@ -145,6 +145,7 @@ pub(super) fn make(
             plan: Arc::clone(&plan),
             failed: Arc::clone(&failed),
             returned: Arc::clone(&returned),
+            given_up: Arc::clone(&given_up),
             tells_endings: processed,
             index: Default::default(),
             quarantine: Quarantine::open(paths.quarantine).expect("the folder is there"),
@@ -173,8 +174,7 @@ pub(super) fn make(
         intake: Intake::new(
             settings,
             Arc::clone(&counters),
-            Arc::clone(&failed),
-            returned,
+            NotDone { failed: Arc::clone(&failed), returned, given_up },
             recent,
             tag_key,
             random.bits(),

@@ -21,7 +21,8 @@ const PATIENTS: u64 = 4;
 struct Letter {
     control_id: String,
     body: Vec<u8>,
-    in_flight: bool,
+    /// Frames of it that wait for their answers: some senders do not wait before they send again.
+    in_flight: u32,
     /// AA, with our id.
     accepted: Option<MessageId>,
     /// Answered so that it is not sent again.
@@ -38,6 +39,12 @@ struct Connection {
     /// Letters that wait for their answers, with the end of their frames.
     expected: VecDeque<(usize, usize)>,
     inbox: Vec<u8>,
+}
+
+impl Connection {
+    fn has_room(&self) -> bool {
+        self.expected.len() < AHEAD_MAX
+    }
 }
 
 pub(super) struct Senders {
@@ -93,7 +100,7 @@ impl Senders {
     fn hang_up(&mut self, at: usize) {
         let connection = self.connections.swap_remove(at);
         for (letter, _) in connection.expected {
-            self.letters[letter].in_flight = false;
+            self.letters[letter].in_flight -= 1;
         }
     }
 
@@ -103,18 +110,16 @@ impl Senders {
         }
     }
 
-    /// The next message, one that was not answered, or one whose answer is said to have been lost, on some connection.
+    /// The next message, one that was not answered, or one whose answer is said to have been lost, on some connection;
+    /// that one at times on two, by a sender that does not wait.
     pub(super) fn offer(&mut self, random: &mut Random, may_repeat: bool) {
-        let room = |c: &&mut Connection| c.expected.len() < AHEAD_MAX;
-        let mut free: Vec<&mut Connection> = self.connections.iter_mut().filter(room).collect();
-        if free.is_empty() {
+        if !self.connections.iter().any(Connection::has_room) {
             return;
         }
-        let connection = free.swap_remove(random.below(free.len() as u64) as usize);
-        let idle = |letter: &Letter| !letter.in_flight && !letter.is_over;
+        let idle = |letter: &Letter| letter.in_flight == 0 && !letter.is_over;
         let repeat = may_repeat && random.percent(8) && !self.letters.is_empty();
         let chosen = if repeat {
-            Some(random.below(self.letters.len() as u64) as usize).filter(|at| !self.letters[*at].in_flight)
+            Some(random.below(self.letters.len() as u64) as usize)
         } else {
             self.letters.iter().position(idle)
         };
@@ -126,8 +131,20 @@ impl Senders {
             }
             _ => return,
         };
+        for _ in 0..if repeat && random.percent(50) { 2 } else { 1 } {
+            self.put(at, random);
+        }
+    }
+
+    fn put(&mut self, at: usize, random: &mut Random) {
+        let room = |c: &&mut Connection| c.has_room();
+        let mut free: Vec<&mut Connection> = self.connections.iter_mut().filter(room).collect();
+        if free.is_empty() {
+            return;
+        }
+        let connection = free.swap_remove(random.below(free.len() as u64) as usize);
         let letter = &mut self.letters[at];
-        letter.in_flight = true;
+        letter.in_flight += 1;
         connection.outbox.push_back(0x0b);
         connection.outbox.extend(&letter.body);
         connection.outbox.extend([0x1c, 0x0d]);
@@ -196,7 +213,7 @@ impl Senders {
             return world.wrong(format!("an answer to {control_id} before its frame was sent"));
         }
         let letter = &mut self.letters[number];
-        letter.in_flight = false;
+        letter.in_flight -= 1;
         if letter.control_id != control_id {
             let expected = &letter.control_id;
             return world.wrong(format!("an answer to {control_id} in the place of that to {expected}"));
@@ -223,7 +240,7 @@ impl Senders {
 
     /// Whether every message was sent and answered.
     pub(super) fn are_done(&self) -> bool {
-        let over = self.letters.iter().all(|letter| letter.is_over && !letter.in_flight);
+        let over = self.letters.iter().all(|letter| letter.is_over && letter.in_flight == 0);
         self.letters.len() == self.wanted && over
     }
 
@@ -269,7 +286,7 @@ fn letter(number: usize, random: &mut Random) -> Letter {
         "MSH|^~\\&|APP|FAC|US|HERE|20260102||{kind}|{control_id}|P|2.5\rPID|1||P{patient}^^^H\r{merge}NTE|1||{filling}\r"
     );
     let body = body.into_bytes();
-    Letter { control_id, body, in_flight: false, accepted: None, is_over: false }
+    Letter { control_id, body, in_flight: 0, accepted: None, is_over: false }
 }
 
 /// Takes the next whole frame out.

@@ -43,6 +43,16 @@ pub(super) struct Known {
     flushed: Recorded,
     /// A step failed for good: whoever stands behind it may go on.
     leaves: bool,
+    /// Retried by hand: a person took it over, and its sender need not wait for its end.
+    ours: bool,
+}
+
+impl Known {
+    /// Outside the order from now on, and not its sender's.
+    fn is_retried(&mut self) {
+        self.keys.clear();
+        self.ours = true;
+    }
 }
 
 /// How a target is.
@@ -212,6 +222,11 @@ impl World {
         }
     }
 
+    /// Whether a message is over and not done.
+    fn may_come_again(&self, id: MessageId) -> bool {
+        self.end_of(id).is_some_and(|end| end != End::Done)
+    }
+
     /// What a batch will say, before it is written.
     pub(super) fn note(&mut self, items: &[Append], plan: &Plan, failed: &FailedFolder) -> Noted {
         let mut noted = Noted::default();
@@ -223,6 +238,8 @@ impl World {
                         let (new, anew) = match &message.kind {
                             IntakeKind::Known => continue,
                             IntakeKind::New(new) => (new, true),
+                            // Another has come before it: it is open again, or even done.
+                            IntakeKind::Again(new) if !self.may_come_again(new.id) => continue,
                             IntakeKind::Again(new) => (new, !failed.contains(new.id)),
                             IntakeKind::Resumed(new, _) => (new, false),
                         };
@@ -238,12 +255,14 @@ impl World {
                             written: Recorded::default(),
                             flushed: Recorded::default(),
                             leaves: false,
+                            ours: false,
                         };
                         match self.messages.get_mut(&new.id) {
+                            // In this batch already.
+                            Some(_) if noted.received.iter().any(|(id, _)| *id == new.id) => continue,
                             Some(before) if before.written.end.is_some() => {
                                 (before.keys, before.place) = (known.keys, known.place);
                             }
-                            // In this batch already.
                             Some(_) => {}
                             None => drop(self.messages.insert(new.id, known)),
                         }
@@ -285,7 +304,7 @@ impl World {
             if anew {
                 (message.over, message.written, message.flushed) = Default::default();
             }
-            (message.stored, message.leaves) = (true, false);
+            (message.stored, message.leaves, message.ours) = (true, false, false);
             message.written.end = None;
         }
         for (id, place) in noted.over {
@@ -331,7 +350,7 @@ impl World {
         message.written.end = (!retried).then_some(End::Discarded);
         message.leaves = false;
         if retried {
-            message.keys.clear();
+            message.is_retried();
         }
         message.flushed = message.written;
     }
@@ -369,9 +388,16 @@ impl World {
                 let attempted = self.attempted.iter().find(|(of, end)| of == id && end.is_some());
                 let attempted = attempted.and_then(|(_, end)| *end);
                 message.written.end = message.written.end.or(attempted);
+                // Given up by hand when it died: that is on record, or it is listed still.
+                let given_up = self.attempted.contains(&(*id, Some(End::Discarded)));
                 match message.written.end {
                     None => wrong.push(format!("{id} is forgotten")),
-                    Some(End::Failed) if !failed.contains(*id) => wrong.push(format!("{id} is not listed")),
+                    Some(End::Failed) if failed.contains(*id) => {}
+                    Some(End::Failed) if given_up => message.written.end = Some(End::Discarded),
+                    Some(End::Failed) => wrong.push(format!("{id} is not listed")),
+                    Some(end) if failed.contains(*id) => {
+                        wrong.push(format!("{id} is {end:?}, and listed as failed"));
+                    }
                     Some(_) => {}
                 }
                 message.flushed = message.written;
@@ -396,7 +422,7 @@ impl World {
             (message.stored, message.leaves) = (true, false);
             // It died before it could say that this was done.
             if entry.keys.is_empty() && self.retried.contains(id) {
-                message.keys.clear();
+                message.is_retried();
             }
             true
         });
@@ -405,10 +431,11 @@ impl World {
         wrong.into_iter().for_each(|what| self.wrong(what));
     }
 
-    /// Whether a message is stored, and, where that was to be waited for, done.
+    /// Whether a message is stored, and, where that is to be waited for, done.
     pub(super) fn may_be_acknowledged(&self, id: MessageId, processed: bool) -> bool {
         self.messages.get(&id).is_some_and(|message| {
-            message.stored && (!processed || message.steps.without(message.over).is_empty())
+            let is_over = || message.steps.without(message.over).is_empty();
+            message.stored && (!processed || message.ours || is_over())
         })
     }
 
