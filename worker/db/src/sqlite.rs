@@ -10,6 +10,7 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{OpenFlags, ToSql, ffi};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering::Relaxed;
 
 /// SQLite's statements.
 #[derive(Debug)]
@@ -54,11 +55,15 @@ impl Dialect for Sqlite {
 pub(crate) fn connect(target: &Target) -> Result<Box<dyn Connection>, Fault> {
     let path = Path::new(&target.database);
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let is_new = target.create && !path.exists();
-    if is_new {
-        flags |= OpenFlags::SQLITE_OPEN_CREATE;
-    } else if !path.exists() {
-        return Err(Fault::down("no such file"));
+    let is_new = !path.exists();
+    match (is_new, target.create, target.was_there.load(Relaxed)) {
+        (false, ..) => {}
+        (true, true, false) => flags |= OpenFlags::SQLITE_OPEN_CREATE,
+        (true, false, _) => return Err(Fault::down("no such file")),
+        (true, true, true) => {
+            let what = "its file is gone; put it back, or start the channel anew for a new one";
+            return Err(Fault::down(what));
+        }
     }
     let open = || {
         let connection = rusqlite::Connection::open_with_flags(path, flags)?;
@@ -76,6 +81,7 @@ pub(crate) fn connect(target: &Target) -> Result<Box<dyn Connection>, Fault> {
         Ok(connection)
     };
     let connection = open().map_err(|error| fault(&error))?;
+    target.was_there.store(true, Relaxed);
     Ok(Box::new(Open { connection, identity: identity(path), path: path.to_owned() }))
 }
 
@@ -282,6 +288,7 @@ mod tests {
             certificate: true,
             ca: None,
             create: true,
+            was_there: Default::default(),
         }
     }
 
@@ -330,6 +337,11 @@ mod tests {
         assert_eq!(insert(&mut again), Ok(1));
         fs::rename(&path, &aside).unwrap();
         moved(again.commit().map(|()| 0));
+        // Nothing is made in its place: a folder that is not mounted is empty too.
+        let gone = connect(&target).err().unwrap();
+        assert!(gone.reason().contains("put it back") && !path.exists(), "{gone:?}");
+        fs::rename(&aside, &path).unwrap();
+        connect(&target).unwrap();
     }
 
     #[test]

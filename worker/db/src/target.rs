@@ -6,7 +6,8 @@ use config::{DbInsert, DbTls, Driver};
 use std::fmt;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -35,6 +36,8 @@ pub struct Target {
     pub ca: Option<CaBundle>,
     /// SQLite: the file may be created.
     pub create: bool,
+    /// SQLite: the file was there. It is not created once more then: a folder that is not mounted is empty too.
+    pub was_there: Arc<AtomicBool>,
 }
 
 impl Target {
@@ -57,6 +60,7 @@ impl Target {
             certificate: insert.certificate,
             ca,
             create: insert.create_table,
+            was_there: Arc::default(),
         }
     }
 

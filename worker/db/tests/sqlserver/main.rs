@@ -29,6 +29,7 @@ fn target(port: u16) -> Target {
         certificate: true,
         ca: None,
         create: false,
+        was_there: Default::default(),
     }
 }
 
