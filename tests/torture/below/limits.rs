@@ -105,7 +105,7 @@ fn without_memory_a_worker_starts_afresh_and_nothing_acknowledged_is_lost() {
         }
     }
     rig.balance();
-    eprintln!("{died} of {rounds} workers died for want of memory");
+    eprintln!("TORTURE memory: {died} of {rounds} workers died for want of memory");
     assert!(died > 0, "none of {rounds} workers was short of memory");
 }
 
@@ -164,7 +164,10 @@ fn a_storm_of_signals_refuses_nobody_and_loses_nothing() {
     let sent = load.finish();
     assert_archived_once(&sent, &receiver.site.path("archive/adt"));
     let reloads = receiver.site.log().lines().filter(|line| line.contains("reload")).count();
-    eprintln!("{signals} SIGHUPs and as many others: {reloads} lines about reloads, {} messages", sent.len());
+    eprintln!(
+        "TORTURE signals: {signals} SIGHUPs and as many others: {reloads} lines about reloads, {} messages",
+        sent.len()
+    );
     assert!(reloads < signals, "each of {signals} signals was a reload of its own");
 }
 
