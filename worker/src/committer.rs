@@ -71,6 +71,17 @@ pub struct Committer<S: Storage = FileStorage> {
     pub exit: fn(i32) -> !,
 }
 
+/// What became of a batch.
+pub(crate) struct Turned {
+    /// It is on record; otherwise there was no room for it.
+    #[cfg(test)]
+    pub(crate) is_stored: bool,
+    /// What of it is to be tried again.
+    pub(crate) kept: Vec<Append>,
+    /// It said to stop.
+    pub(crate) stops: bool,
+}
+
 /// One batch on its way to the disk.
 #[derive(Default)]
 struct Batch {
@@ -123,31 +134,41 @@ impl<S: Storage> Committer<S> {
                 bytes += size_of_item(&item);
                 items.push(item);
             }
-            match self.turn(items) {
-                Some(items) => kept = items,
-                None => return,
+            let turned = self.turn(items);
+            if turned.stops {
+                return;
             }
+            kept = turned.kept;
         }
     }
 
-    /// One batch. Returns what of it is to be tried again; `None` when it said to stop.
-    pub(crate) fn turn(&mut self, items: Vec<Append>) -> Option<Vec<Append>> {
-        let kept = match self.commit(&items) {
+    /// One batch.
+    pub(crate) fn turn(&mut self, items: Vec<Append>) -> Turned {
+        let turned = match self.commit(&items) {
             Ok(batch) => {
-                let stop = batch.stop;
+                let stops = batch.stop;
                 self.publish(batch);
                 self.keep_buffers(items);
-                (!stop).then(Vec::new)
+                Turned {
+                    #[cfg(test)]
+                    is_stored: true,
+                    kept: Vec::new(),
+                    stops,
+                }
             }
             Err(error) => {
-                let stop = items.iter().any(|item| matches!(item, Append::Stop));
-                let kept = self.not_stored(error, items);
                 // What could not be said is done again after the start; a stop does not wait for room.
-                (!stop).then_some(kept)
+                let stops = items.iter().any(|item| matches!(item, Append::Stop));
+                Turned {
+                    #[cfg(test)]
+                    is_stored: false,
+                    kept: self.not_stored(error, items),
+                    stops,
+                }
             }
         };
         self.counters.journal_bytes.store(self.journal.bytes(), Relaxed);
-        kept
+        turned
     }
 
     /// What large messages were received in serves the next ones.

@@ -64,7 +64,7 @@ impl Load {
         let archive = self.server.seen(&self.site.path("disk/archive"));
         let verdict =
             Checker::of(&self.ledger).messages("adt/archive", &archive).listed(&self.site).balances();
-        eprintln!("{}", verdict.found);
+        eprintln!("TORTURE disk: {} acknowledged, none lost", verdict.number("acknowledged"));
     }
 }
 
@@ -136,7 +136,7 @@ fn a_slow_disk_delays_answers_and_shares_its_flushes() {
     let (flushes, acknowledged) =
         (begun.elapsed().as_secs_f64() / flush.as_secs_f64(), load.ledger.acknowledged() - before);
     drop(slow);
-    eprintln!("{acknowledged} messages in the time of {flushes:.0} flushes");
+    eprintln!("TORTURE slow disk: {acknowledged} messages in the time of {flushes:.0} flushes");
     assert!(acknowledged as f64 > flushes * 3.0, "{acknowledged} messages in {flushes} flushes share none");
     assert!(
         (acknowledged as f64) < flushes * (SENDERS + 2) as f64,

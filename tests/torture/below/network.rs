@@ -97,7 +97,7 @@ fn a_reset_at_every_byte_of_a_frame_leaves_whole_messages_only() {
     }
     receiver.archived(&sent.iter().map(Vec::as_slice).collect::<Vec<_>>());
     assert_eq!(receiver.server.worker(receiver.port), worker);
-    eprintln!("{} resets, one at each {step} bytes of {whole}", sent.len() - 1);
+    eprintln!("TORTURE resets: {} resets, one at each {step} bytes of {whole}", sent.len() - 1);
 }
 
 #[test]
@@ -121,7 +121,10 @@ fn lost_packets_and_partitions_lose_and_double_no_message() {
     let acknowledged = load.finish();
     assert_archived_once(&acknowledged, &receiver.site.path("archive/adt"));
     assert!(receiver.site.list(&["failed", "list"]).is_empty());
-    eprintln!("{} messages over {rounds} times lost packets and a partition", acknowledged.len());
+    eprintln!(
+        "TORTURE network: {} messages over {rounds} times lost packets and a partition",
+        acknowledged.len()
+    );
 }
 
 #[test]
@@ -169,7 +172,7 @@ fn a_sender_that_vanished_is_forgotten_in_two_minutes() {
         std::thread::sleep(Duration::from_secs(1));
         (receiver.server.count("adt", "connections") == 0).then_some(())
     });
-    eprintln!("half-open connections were closed after {:?}", begun.elapsed());
+    eprintln!("TORTURE network: half-open connections were closed after {:?}", begun.elapsed());
     assert!(begun.elapsed() > Duration::from_secs(50), "a sender that is merely silent is closed");
     lose_nothing();
     let mut peer = receiver.connect();

@@ -64,7 +64,7 @@ impl Scene {
 
     /// A turn of the committer; whether the messages of the intake were stored, as the reactor hears it.
     fn told(&mut self, items: Vec<Append>) -> Vec<bool> {
-        assert!(self.committer.turn(items).is_some_and(|kept| kept.is_empty()));
+        assert!(self.committer.turn(items).kept.is_empty());
         let news = self.committer.inbox.take().into_iter();
         let stored = |news| match news {
             News::Committed(origins) => vec![true; origins.len()],

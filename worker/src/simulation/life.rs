@@ -267,20 +267,18 @@ impl Rest {
         let done = catch_unwind(AssertUnwindSafe(|| {
             if idle {
                 self.committer.settle();
-                return Some(Vec::new());
+                return None;
             }
-            self.committer.turn(items)
+            Some(self.committer.turn(items))
         }));
         match done {
-            Ok(kept) => {
-                // A stop does not say whether there was room for what came with it.
-                self.has_stopped |= kept.is_none();
-                let told = kept.as_ref().is_some_and(Vec::is_empty);
-                let kept = kept.unwrap_or_default();
-                if told && (!noted.brings_messages() || accepted() > before) {
+            Ok(None) => {}
+            Ok(Some(turned)) => {
+                self.has_stopped |= turned.stops;
+                if turned.is_stored {
                     site.world().recorded(noted);
                 }
-                kept.into_iter().rev().for_each(|item| self.queue.push_front(item));
+                turned.kept.into_iter().rev().for_each(|item| self.queue.push_front(item));
             }
             Err(payload) if payload.is::<Exited>() => {
                 self.has_exited = true;
