@@ -199,7 +199,7 @@ pub(crate) fn written<S: Storage>(
     }
     let mut wake = false;
     work.window = work.window.max(WINDOW_BYTES_MIN);
-    // A large record's flush is long anyway: room ahead of it would have its bytes written twice for nothing.
+    // A large message's flush is long anyway: room ahead of it would have its bytes written twice for nothing.
     if !large && filled < limit && filled - end < work.window / 2 {
         let now = Instant::now();
         let since = work.asked.map_or(QUIET, |asked| now - asked);

@@ -71,7 +71,7 @@ pub struct Journal<S: Storage = FileStorage> {
     filled: u64,
     /// Something was written that the filler has not been told of.
     wrote: bool,
-    /// A body of it went straight to the file.
+    /// The last message was large.
     large: bool,
     /// A message ended otherwise than done at some time: only then new ones are looked up among those.
     remembers_ends: bool,
@@ -247,6 +247,9 @@ impl<S: Storage> Journal<S> {
         self.index_bytes += footer::entry_bytes(meta_bytes);
         let location = Location { segment: self.current.number, offset: offset as u32, length: bytes as u32 };
         self.account(record, location);
+        if matches!(record, Record::Received(_)) {
+            self.large = body.len() >= LARGE_BYTES;
+        }
         if body.len() >= LARGE_BYTES {
             self.write_buffer(body, tail)?;
         } else {
@@ -409,7 +412,6 @@ impl<S: Storage> Journal<S> {
             self.buffer.shrink_to(BUFFER_BYTES);
         }
         self.wrote = true;
-        self.large |= body.len() >= LARGE_BYTES;
         Ok(())
     }
 
@@ -417,8 +419,7 @@ impl<S: Storage> Journal<S> {
     fn tell_filler(&mut self) {
         if std::mem::take(&mut self.wrote) {
             let (end, limit) = (self.position, self.options.segment_bytes);
-            let large = std::mem::take(&mut self.large);
-            self.filled = filler::written(&self.shared, &self.current, end, self.filled, limit, large);
+            self.filled = filler::written(&self.shared, &self.current, end, self.filled, limit, self.large);
         }
     }
 
