@@ -1,5 +1,5 @@
 //! What runs beside the writer: zero-filled room ahead of it, the next segment, the index of segments left,
-//! the end of segments nobody needs.
+//! the end of segments nobody needs. The files of these are written into again (`Spare`): their blocks are there.
 //!
 //! On a journaled file system a flush into blocks that exist costs half of one that allocates them. How far
 //! ahead is filled follows the traffic: 256 KiB for a quiet channel, up to 16 MiB where that lasts less
@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use crate::footer;
 use crate::meta::Meta;
 use crate::recall::{self, RECENT_MAX, Recent, State};
 use crate::scan;
-use crate::segment::{Header, Segment, aside_name, segment_name};
+use crate::segment::{Header, Segment, Spare, aside_name, segment_name, spare_name};
 use crate::shared::{Chore, Next, Shared, Work};
 use crate::storage::{self, FileStorage, Storage};
 use crate::writer::Options;
@@ -137,7 +138,7 @@ impl<S: Storage> Filler<S> {
     }
 
     fn make(&self, number: u32) -> io::Result<()> {
-        let made = Segment::create(&self.shared.storage, number);
+        let made = self.shared.new_segment(number);
         let mut work = self.shared.work();
         work.next = Next::None;
         let made = made.map(Arc::new).inspect(|segment| {
@@ -168,7 +169,7 @@ pub(crate) fn next_segment<S: Storage>(shared: &Shared<S>, number: u32) -> io::R
         }
     }
     drop(work);
-    Segment::create(&shared.storage, number).map(Arc::new)
+    shared.new_segment(number).map(Arc::new)
 }
 
 /// A segment is left by the writer.
@@ -257,8 +258,8 @@ fn do_chore<S: Storage>(shared: &Shared<S>) -> Result<(), JournalError> {
     let mut files = shared.recall();
     let Some(chore) = shared.work().chores.pop_front() else { return Ok(()) };
     let done = match chore {
-        Chore::Seal(number) => seal(shared, number),
-        Chore::Retire { first, last } => retire(shared, &mut files, first, last),
+        Chore::Seal { number, end } => seal(shared, number, end),
+        Chore::Retire { first, last, reuse } => retire(shared, &mut files, first..=last, reuse),
         Chore::PutAside(number) => put_aside(shared, number),
     };
     match done {
@@ -292,9 +293,9 @@ fn open<S: Storage>(shared: &Shared<S>, number: u32) -> Result<(S::File, u32), J
     Ok((file, header.seed()))
 }
 
-fn seal<S: Storage>(shared: &Shared<S>, number: u32) -> Result<(), JournalError> {
+fn seal<S: Storage>(shared: &Shared<S>, number: u32, end: u64) -> Result<(), JournalError> {
     let (file, seed) = open(shared, number)?;
-    if let Some(bytes) = footer::seal(&file, number, seed)? {
+    if let Some(bytes) = footer::seal(&file, number, seed, end)? {
         shared.work().lengths.insert(number, bytes);
     }
     Ok(())
@@ -313,17 +314,18 @@ fn put_aside<S: Storage>(shared: &Shared<S>, number: u32) -> Result<(), JournalE
 fn retire<S: Storage>(
     shared: &Shared<S>,
     files: &mut Vec<recall::RecallFile>,
-    first: u32,
-    last: u32,
+    numbers: RangeInclusive<u32>,
+    reuse: bool,
 ) -> Result<(), JournalError> {
     let mut entries: VecDeque<Recent> = VecDeque::new();
-    for number in first..=last {
+    let mut spares: Vec<Spare> = Vec::new();
+    for number in numbers.clone() {
         let (file, seed) = match open(shared, number) {
             Ok(opened) => opened,
             Err(JournalError::Gone { .. } | JournalError::Corrupt { .. }) => continue,
             Err(error) => return Err(error),
         };
-        scan::walk(&file, number, seed, &mut |found| {
+        let walk = scan::walk(&file, number, seed, &mut |found| {
             if let Some(Meta::Received(meta)) = Meta::decode(found.head.kind, found.meta) {
                 let (tag, id, time_us) = (meta.tag, meta.id, meta.time_us);
                 if entries.len() == 2 * RECENT_MAX {
@@ -333,6 +335,10 @@ fn retire<S: Storage>(
             }
         })
         .map_err(JournalError::Io)?;
+        // Without an index there may still be bytes of a segment before it: two at once would be one too many.
+        if reuse && walk.sealed && shared.wants_spare(walk.file_bytes, spares.len()) {
+            spares.push(Spare { number, seed, bytes: walk.file_bytes });
+        }
     }
     {
         // Not while the segments are walked: the writer needs this lock.
@@ -341,15 +347,23 @@ fn retire<S: Storage>(
             entry.state = ends.get(entry.id);
         }
     }
-    recall::save(&shared.storage, files, last, entries)?;
+    recall::save(&shared.storage, files, *numbers.end(), entries)?;
     // From here on the name of that file makes the segments needless, whatever order they vanish in.
-    for number in first..=last {
+    for number in numbers {
         shared.forget(number);
-        match shared.storage.remove(&segment_name(number)) {
+        let name = segment_name(number);
+        let is_spare = spares.iter().any(|spare| spare.number == number);
+        let renamed = is_spare && shared.storage.rename(&name, &spare_name(number)).is_ok();
+        if !renamed {
+            spares.retain(|spare| spare.number != number);
+        }
+        match if renamed { Ok(()) } else { shared.storage.remove(&name) } {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(JournalError::Io(error)),
             _ => {}
         }
         shared.work().lengths.remove(&number);
     }
-    shared.storage.sync_folder().map_err(JournalError::Io)
+    shared.storage.sync_folder().map_err(JournalError::Io)?;
+    shared.work().spares.append(&mut spares);
+    Ok(())
 }

@@ -8,7 +8,7 @@ use crc32c::crc32c_append;
 
 use crate::meta::Fields;
 use crate::record::{self, HEAD_BYTES, Head, Location, kind, seed_at};
-use crate::scan::{Found, Walk, Window, walk_records};
+use crate::scan::{Depth, Found, Walk, Window, walk_records};
 use crate::segment::DATA_START;
 use crate::storage::{self, File};
 
@@ -48,16 +48,17 @@ impl<F: File> Output<'_, F> {
 }
 
 /// Seals a segment that is flushed and will not be written to again; its zero-filled rest is cut off.
-/// Returns the file's length, or nothing when the segment is sealed already or must not be (its records do
-/// not all count, or sealing would hide damage).
-pub(crate) fn seal<F: File>(file: &F, number: u32, segment_seed: u32) -> io::Result<Option<u64>> {
+/// `end` is where its data ends. Returns the file's length, or nothing when the segment is sealed already or must not be
+/// (its records do not all count, or sealing would hide damage).
+pub(crate) fn seal<F: File>(file: &F, number: u32, segment_seed: u32, end: u64) -> io::Result<Option<u64>> {
     let mut window = Window::new(file)?;
     if walk(&mut window, number, segment_seed, &mut |_| {})?.is_some() {
         return Ok(None);
     }
     let mut records = 0u32;
-    let survey = walk_records(&mut window, number, segment_seed, &mut |_| records += 1)?;
-    if !survey.holes.is_empty() || survey.torn_bytes > 0 {
+    let depth = Depth::PastLargeBodies;
+    let survey = walk_records(&mut window, number, segment_seed, depth, &mut |_| records += 1)?;
+    if !survey.holes.is_empty() || survey.end != end {
         return Ok(None);
     }
     let start = survey.end;
@@ -75,7 +76,7 @@ pub(crate) fn seal<F: File>(file: &F, number: u32, segment_seed: u32) -> io::Res
     };
     output.push(&meta);
     let mut failed = None;
-    walk_records(&mut window, number, segment_seed, &mut |found| {
+    walk_records(&mut window, number, segment_seed, depth, &mut |found| {
         let mut entry = [0; ENTRY_HEAD_BYTES];
         entry[0] = found.head.kind;
         entry[2..4].copy_from_slice(&found.head.meta_bytes.to_le_bytes());

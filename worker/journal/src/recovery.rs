@@ -142,7 +142,7 @@ pub(crate) fn recover<S: Storage>(
         meta.open_bytes += u64::from(location.length);
     }
 
-    let shared = Arc::new(Shared::new(storage));
+    let shared = Arc::new(Shared::new(storage, options.segment_bytes));
     shared.publish(&current);
     *shared.recall() = recall;
     for (id, state) in content.ends() {
@@ -153,7 +153,7 @@ pub(crate) fn recover<S: Storage>(
         for walked in segments.iter().filter(|walked| walked.number != number) {
             work.lengths.insert(walked.number, walked.walk.file_bytes);
             if !walked.walk.sealed {
-                work.chores.push_back(Chore::Seal(walked.number));
+                work.chores.push_back(Chore::Seal { number: walked.number, end: walked.walk.end });
             }
         }
     }
@@ -237,6 +237,11 @@ impl<S: Storage> Recovery<'_, S> {
             self.order.flushed = self.order.flushed.max(walk.flushed);
             let flushed = self.order.flushed;
             self.order.tail.retain(|&(_, sequence)| sequence > flushed);
+            let mut walk = walk;
+            if walk.end + walk.torn_bytes <= header.remains {
+                // All there is behind the last record may be the older segment's; what has our header is not.
+                walk.torn_bytes = walk.torn_record_bytes;
+            }
             self.segments.push(Walked { number, header, walk });
         }
         Ok(())

@@ -31,6 +31,12 @@ pub(crate) fn aside_name(number: u32) -> String {
     format!("{number:010}.damaged")
 }
 
+/// The name that the file of a segment has while it waits to become another's. At a start it is a leftover like any
+/// other.
+pub(crate) fn spare_name(number: u32) -> String {
+    format!("{number:010}.tmp")
+}
+
 /// A file name with the number in front of its extension.
 pub(crate) fn number_of(name: &str, extension: &str) -> Option<u32> {
     let (number, found) = name.split_once('.')?;
@@ -43,9 +49,22 @@ pub(crate) fn number_of(name: &str, extension: &str) -> Option<u32> {
 pub(crate) struct Header {
     pub(crate) number: u32,
     pub(crate) salt: u64,
+    /// Up to here the file may hold what is left of the segment that it was before; 0 where it was none.
+    pub(crate) remains: u64,
 }
 
 impl Header {
+    /// For a new segment; `old` is the seed of the one whose bytes are in the file.
+    fn new(number: u32, remains: u64, old: Option<u32>) -> io::Result<Header> {
+        loop {
+            let header = Header { number, salt: id::random()?, remains };
+            // Under its own seed what is left would count again.
+            if old != Some(header.seed()) {
+                return Ok(header);
+            }
+        }
+    }
+
     /// What the checksums of this segment's records begin with.
     pub(crate) fn seed(&self) -> u32 {
         crc32c::crc32c_append(self.number, &self.salt.to_le_bytes())
@@ -57,6 +76,7 @@ impl Header {
         copy[8..12].copy_from_slice(&VERSION.to_le_bytes());
         copy[12..16].copy_from_slice(&self.number.to_le_bytes());
         copy[16..24].copy_from_slice(&self.salt.to_le_bytes());
+        copy[24..32].copy_from_slice(&self.remains.to_le_bytes());
         let crc = crc32c::crc32c(&copy[..60]);
         copy[60..64].copy_from_slice(&crc.to_le_bytes());
         let mut page = vec![0; DATA_START as usize];
@@ -72,7 +92,7 @@ impl Header {
             return None;
         }
         let version = from.u32()?;
-        let header = Header { number: from.u32()?, salt: from.u64()? };
+        let header = Header { number: from.u32()?, salt: from.u64()?, remains: from.u64()? };
         let crc = Fields(&copy[60..]).u32()?;
         (crc == crc32c::crc32c(&copy[..60])).then_some((version, header))
     }
@@ -104,10 +124,20 @@ pub(crate) struct Segment<F> {
     idle: Condvar,
 }
 
+/// The file of a segment that is over, kept to become another's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spare {
+    /// Of the segment that it was.
+    pub(crate) number: u32,
+    pub(crate) seed: u32,
+    /// Its length.
+    pub(crate) bytes: u64,
+}
+
 /// How far a segment belongs to the writer or is zero-filled, and where the filler is at work.
 #[derive(Debug)]
 struct Fill {
-    /// Below this everything is data or zeros; the filler works above it only.
+    /// Below this everything is data, zeros or what an older segment left; the filler works above it only.
     filled: u64,
     busy: Option<Range<u64>>,
 }
@@ -135,8 +165,8 @@ impl<F: File> Segment<F> {
         number: u32,
         write: impl FnOnce(&F, u32) -> io::Result<u64>,
     ) -> io::Result<Segment<F>> {
-        let header = Header { number, salt: id::random()? };
-        let temporary = format!("{number:010}.tmp");
+        let header = Header::new(number, 0, None)?;
+        let temporary = spare_name(number);
         let made = (|| -> io::Result<(F, u64)> {
             let file = storage.create(&temporary)?;
             storage::write_full(&file, &mut [IoSlice::new(&header.encode())], 0)?;
@@ -152,6 +182,30 @@ impl<F: File> Segment<F> {
         // The name stands but may not be durable: no error of this flush is one that may pass.
         storage.sync_folder().map_err(io::Error::other)?;
         Ok(Segment::new(header, file, end))
+    }
+
+    /// A new segment in the file of one that is over: its blocks are there, so that a flush of what is written into
+    /// them changes nothing else on the disk. What is left of the old records has another seed and is no record here.
+    pub(crate) fn reuse<S: Storage<File = F>>(
+        storage: &S,
+        spare: &Spare,
+        number: u32,
+    ) -> io::Result<Segment<F>> {
+        let header = Header::new(number, spare.bytes, Some(spare.seed))?;
+        let name = spare_name(spare.number);
+        let made = (|| -> io::Result<F> {
+            let file = storage.open(&name)?;
+            storage::write_full(&file, &mut [IoSlice::new(&header.encode())], 0)?;
+            file.sync_data()?;
+            storage.rename(&name, &segment_name(number))?;
+            Ok(file)
+        })();
+        let file = made.inspect_err(|_| {
+            // As in `create_with`.
+            let _ = storage.remove(&name);
+        })?;
+        storage.sync_folder().map_err(io::Error::other)?;
+        Ok(Segment::new(header, file, spare.bytes))
     }
 
     fn fill(&self) -> MutexGuard<'_, Fill> {

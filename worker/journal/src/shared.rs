@@ -10,14 +10,20 @@ use crate::error::JournalError;
 use crate::id::MessageId;
 use crate::recall::{RECENT_MAX, RecallFile, State};
 use crate::replay::IdHasher;
-use crate::segment::{Header, MARKER, Segment, segment_name};
+use crate::segment::{Header, MARKER, Segment, Spare, segment_name, spare_name};
 use crate::storage::Storage;
 
+/// Files of segments that are over, kept for the next ones: at full speed one is written to, one made ready and one
+/// about to end.
+const SPARES_MAX: usize = 2;
+/// Spares are kept while there is room for so many more segments.
+const SPARES_ROOM: u64 = 16;
 /// Most segment files kept open for reading: a day's queue has thousands of them.
 const OPEN_FILES_MAX: usize = 32;
 
 pub(crate) struct Shared<S: Storage> {
     pub(crate) storage: S,
+    segment_bytes: u32,
     files: RwLock<HashMap<u32, Arc<Segment<S::File>>>>,
     work: Mutex<Work<S::File>>,
     /// The filler sleeps here.
@@ -41,6 +47,8 @@ pub(crate) struct Work<F> {
     pub(crate) chores: VecDeque<Chore>,
     /// Lengths of the segments that are not being written to, in bytes.
     pub(crate) lengths: BTreeMap<u32, u64>,
+    /// Files to go on in, their names durable.
+    pub(crate) spares: Vec<Spare>,
     /// A chore found no room; chores wait for the next `retire`.
     pub(crate) stalled: bool,
     /// How far ahead of the writer is filled, in bytes, and when that was last asked for.
@@ -60,9 +68,18 @@ pub(crate) enum Next<F> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Chore {
     /// A segment is flushed and left: write its index.
-    Seal(u32),
-    /// Nothing in the segments `first..=last` is needed: remember their tags, unlink them.
-    Retire { first: u32, last: u32 },
+    Seal {
+        number: u32,
+        /// Where its data ends.
+        end: u64,
+    },
+    /// Nothing in the segments `first..=last` is needed: remember their tags, take their names away.
+    Retire {
+        first: u32,
+        last: u32,
+        /// There may be use for their files.
+        reuse: bool,
+    },
     /// A segment was found damaged: keep a copy.
     PutAside(u32),
 }
@@ -103,9 +120,10 @@ impl Ends {
 }
 
 impl<S: Storage> Shared<S> {
-    pub(crate) fn new(storage: S) -> Self {
+    pub(crate) fn new(storage: S, segment_bytes: u32) -> Self {
         Shared {
             storage,
+            segment_bytes,
             files: RwLock::default(),
             work: Mutex::new(Work {
                 attended: false,
@@ -114,6 +132,7 @@ impl<S: Storage> Shared<S> {
                 next: Next::None,
                 chores: VecDeque::new(),
                 lengths: BTreeMap::new(),
+                spares: Vec::new(),
                 stalled: false,
                 window: 0,
                 asked: None,
@@ -176,6 +195,34 @@ impl<S: Storage> Shared<S> {
 
     pub(crate) fn forget(&self, number: u32) {
         self.files.write().unwrap_or_else(PoisonError::into_inner).remove(&number);
+    }
+
+    /// Whether the file of a segment that is over is worth keeping, at this length.
+    pub(crate) fn wants_spare(&self, bytes: u64, kept: usize) -> bool {
+        let segment_bytes = u64::from(self.segment_bytes);
+        let room = || self.storage.room().is_ok_and(|room| room.free_bytes >= SPARES_ROOM * segment_bytes);
+        let open = {
+            let work = self.work();
+            !work.closed && work.spares.len() + kept < SPARES_MAX
+        };
+        open && (segment_bytes / 2..=segment_bytes).contains(&bytes) && room()
+    }
+
+    /// Gives the spares' room back. What cannot be removed now is at the next start.
+    pub(crate) fn drop_spares(&self) {
+        let spares = std::mem::take(&mut self.work().spares);
+        for spare in spares {
+            let _ = self.storage.remove(&spare_name(spare.number));
+        }
+    }
+
+    /// A new segment: in a spare file, where there is one.
+    pub(crate) fn new_segment(&self, number: u32) -> io::Result<Segment<S::File>> {
+        let spare = self.work().spares.pop();
+        match spare {
+            Some(spare) => Segment::reuse(&self.storage, &spare, number),
+            None => Segment::create(&self.storage, number),
+        }
     }
 
     pub(crate) fn is_broken(&self) -> bool {

@@ -26,7 +26,7 @@ use crate::storage::{self, File, FileStorage, Storage};
 mod upkeep;
 
 /// Bodies from this size on go from the caller's memory straight to the file, in bytes.
-const LARGE_BYTES: usize = 64 * 1024;
+pub(crate) const LARGE_BYTES: usize = 64 * 1024;
 /// A batch is handed to the system whenever this much of it has gathered, in bytes.
 const BUFFER_BYTES: usize = 1024 * 1024;
 
@@ -369,7 +369,9 @@ impl<S: Storage> Journal<S> {
         self.flushed = self.sequence - 1;
         if !self.behind.is_empty() {
             let mut work = self.shared.work();
-            work.chores.extend(self.behind.drain(..).map(|left| Chore::Seal(left.segment.number)));
+            work.chores.extend(
+                self.behind.drain(..).map(|left| Chore::Seal { number: left.segment.number, end: left.end }),
+            );
             drop(work);
             self.shared.wake.notify_all();
         }
@@ -429,7 +431,10 @@ impl<S: Storage> Journal<S> {
             return self.poison(error);
         }
         match self.roll_back() {
-            Ok(()) => JournalError::Full(error),
+            Ok(()) => {
+                self.shared.drop_spares();
+                JournalError::Full(error)
+            }
             Err(error) => self.poison(error),
         }
     }
@@ -497,5 +502,6 @@ impl<S: Storage> Drop for Journal<S> {
     fn drop(&mut self) {
         self.shared.work().closed = true;
         self.shared.wake.notify_all();
+        self.shared.drop_spares();
     }
 }

@@ -49,6 +49,54 @@ fn a_bad_record_in_the_middle_is_reported_and_later_ones_are_kept() {
     }
 }
 
+/// Messages and their ends until several segments have gone on in files of ones that are over; then one that waits,
+/// flushed. Returns where that is.
+fn reused(disk: &Faulty) -> Location {
+    const SEGMENT_BYTES: u32 = 65_536;
+    let (mut journal, ..) = open(disk.clone(), SEGMENT_BYTES);
+    let mut n = 0;
+    while journal.current_segment() < 8 {
+        n += 1;
+        let location = receive(&mut journal, n, &body(n, 900));
+        journal.append(&Record::Done { ids: &[id(n)] }).unwrap();
+        journal.flush().unwrap();
+        journal.ended(location);
+        journal.retire().unwrap();
+        // The first two have none before them that is over.
+        let length = disk.open(&segment(location)).unwrap().length().unwrap();
+        let is_reused = length > u64::from(SEGMENT_BYTES / 2);
+        assert!(location.offset > 4096 || is_reused == (location.segment > 2), "{location:?}: {length}");
+    }
+    let location = receive(&mut journal, 2000, &body(1, 900));
+    journal.flush().unwrap();
+    location
+}
+
+#[test]
+fn what_a_file_held_before_is_neither_found_nor_cut() {
+    let disk = Faulty::new();
+    let last = reused(&disk);
+    let length = disk.open(&segment(last)).unwrap().length().unwrap();
+    let (mut journal, messages, summary) = open(disk.clone(), 65_536);
+    assert_eq!((numbers(&messages), summary.cut_bytes, summary.damage.len()), (vec![2000], 0, 0));
+    // Goes on in it.
+    assert_eq!(receive(&mut journal, 2001, &body(2, 900)).segment, last.segment);
+    journal.flush().unwrap();
+    assert_eq!(disk.open(&segment(last)).unwrap().length().unwrap(), length);
+    drop(journal);
+    assert_eq!(numbers(&open(disk, 65_536).1), [2000, 2001]);
+}
+
+#[test]
+fn a_torn_record_in_a_file_used_again_is_cut_and_counted() {
+    let disk = Faulty::new();
+    let last = reused(&disk);
+    disk.flip(&segment(last), u64::from(last.offset) + 500, 0x10).unwrap();
+    let (_, messages, summary) = open(disk.clone(), 65_536);
+    assert_eq!((numbers(&messages), summary.damage.len()), (vec![], 0));
+    assert_eq!(summary.cut_bytes, u64::from(last.length));
+}
+
 #[test]
 fn a_torn_tail_is_cut_and_counted() {
     let disk = Faulty::new();

@@ -27,12 +27,16 @@ impl<S: Storage> Journal<S> {
     }
 
     /// Gives up the oldest segments while nothing in them waits, after a flush if one is due; returns how
-    /// many. Only ever a prefix: a later segment may hold what became of an earlier one's messages. Their
+    /// many. Some of their files are kept for the next segments. Only ever a prefix: a later segment may hold what became of an earlier one's messages. Their
     /// duplicate memory is saved and flushed first; the filler does it, else this call.
     ///
     /// # Errors
     /// As [`flush`](Journal::flush); without a filler also those of the work itself.
     pub fn retire(&mut self) -> Result<usize, JournalError> {
+        self.retire_idle(true)
+    }
+
+    fn retire_idle(&mut self, reuse: bool) -> Result<usize, JournalError> {
         self.check()?;
         let idle =
             self.segments.iter().take(self.segments.len() - 1).take_while(|meta| meta.open == 0).count();
@@ -45,7 +49,7 @@ impl<S: Storage> Journal<S> {
             let last = self.segments[idle - 1].number;
             self.segments.drain(..idle);
             let mut work = self.shared.work();
-            work.chores.push_back(Chore::Retire { first, last });
+            work.chores.push_back(Chore::Retire { first, last, reuse });
             work.stalled = false;
             drop(work);
             self.shared.wake.notify_all();
@@ -78,13 +82,17 @@ impl<S: Storage> Journal<S> {
     pub fn settle(&mut self, bytes: u64) -> Result<usize, JournalError> {
         self.check()?;
         let waits = self.segments.iter().any(|meta| meta.open > 0);
-        if waits || !self.buffer.is_empty() || self.current.filled() <= bytes {
+        if waits || !self.buffer.is_empty() {
+            return Ok(0);
+        }
+        self.shared.drop_spares();
+        if self.current.filled() <= bytes {
             return Ok(0);
         }
         self.flush()?;
         self.rotate()?;
         self.flush()?;
-        self.retire()
+        self.retire_idle(false)
     }
 
     /// For reading bodies from any thread.
@@ -111,7 +119,8 @@ impl<S: Storage> Journal<S> {
             Next::Ready(next) => next.filled(),
             Next::None | Next::Wanted(_) | Next::Making => 0,
         };
-        work.lengths.values().sum::<u64>() + next + self.current.filled()
+        let spares = work.spares.iter().map(|spare| spare.bytes).sum::<u64>();
+        work.lengths.values().sum::<u64>() + spares + next + self.current.filled()
     }
 
     /// The number of the segment being written to.
