@@ -8,10 +8,13 @@
 //! Where nobody waits for a file to appear it has no temporary name at all (`O_TMPFILE`) until it is linked in place: that
 //! halves the work in the folder, whose lock the threads share, and a crash leaves nothing.
 
+#[cfg(test)]
+mod tests;
+
 use crate::folders::{Folder, Folders, folder_path};
 use crate::names::candidates;
 use journal::MessageId;
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{Advice, AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
@@ -24,6 +27,8 @@ const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
 /// Up to that many flushes one by one; above it the whole file system is flushed once, which costs about as much as two
 /// or three single ones and does not grow with their number.
 const SINGLE_FLUSHES_MAX: usize = 3;
+/// From this size on the memory that a file takes is worth giving back, in bytes.
+const LARGE_BYTES: usize = 64 << 10;
 /// Files of a batch that are kept open until all are flushed together; further ones are flushed at once.
 const OPEN_FILES_MAX: usize = 256;
 
@@ -60,7 +65,7 @@ pub struct NewFile<'a> {
 /// How a file comes under its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arrival {
-    /// Linked, where the file system can do that.
+    /// Linked, where the file system can do that: an archive's, which is hardly read again soon.
     Linked,
     /// Renamed: what programs that watch a folder wait for (`IN_MOVED_TO`, inotify(7)).
     Moved,
@@ -88,6 +93,8 @@ struct StagedFile {
     suffix: String,
     id: MessageId,
     line: Option<(u64, usize)>,
+    /// Nobody is expected to read it soon, and it takes memory that others have use for.
+    leaves_memory: bool,
     fault: Option<FileFault>,
 }
 
@@ -136,6 +143,7 @@ impl<'f> FileBatch<'f> {
             suffix: new.suffix.to_owned(),
             id: new.id,
             line: new.order.map(|key| (key, new.part.0)),
+            leaves_memory: new.arrival == Arrival::Linked && bytes.len() >= LARGE_BYTES,
             fault: None,
         };
         match written {
@@ -177,6 +185,7 @@ impl<'f> FileBatch<'f> {
         self.flush_folders();
         let mut outcomes = Vec::with_capacity(self.files.len());
         for (staged, name) in self.files.iter().zip(names) {
+            staged.leave_memory();
             if staged.fault.is_some() {
                 staged.remove_temporary();
                 self.folders.forget(&staged.folder);
@@ -275,6 +284,17 @@ impl StagedFile {
             }
         }
         Err(Errno::EXIST.into())
+    }
+
+    /// What is flushed and will hardly be read again need not push out of the system's memory what is: the next files
+    /// get the pages at once, while they are still near the processor.
+    fn leave_memory(&self) {
+        if self.leaves_memory
+            && let Some(file) = &self.file
+        {
+            // Only advice: whether it is taken or not, the file is as it is.
+            let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
+        }
     }
 
     /// What cannot be removed is written over by the next attempt.
@@ -437,146 +457,5 @@ pub fn plain(error: &std::io::Error) -> String {
     match chars.next() {
         Some(first) => first.to_lowercase().chain(chars).collect(),
         None => String::new(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn new<'a>(root: &'a Path, stem: &'a str, id: u64) -> NewFile<'a> {
-        NewFile {
-            root,
-            below: "",
-            stem,
-            suffix: ".hl7",
-            id: MessageId::new(id, 0),
-            part: (0, 0),
-            arrival: Arrival::Moved,
-            order: None,
-        }
-    }
-
-    fn write(root: &Path, stem: &str, id: u64, bytes: &[u8]) -> Result<PathBuf, FileFault> {
-        write_as(Arrival::Moved, root, stem, id, bytes)
-    }
-
-    fn write_as(
-        arrival: Arrival,
-        root: &Path,
-        stem: &str,
-        id: u64,
-        bytes: &[u8],
-    ) -> Result<PathBuf, FileFault> {
-        let mut folders = Folders::default();
-        let mut batch = FileBatch::new(&mut folders);
-        let staged = batch.stage(&NewFile { arrival, ..new(root, stem, id) }, bytes)?;
-        batch.commit().of(staged).map(Path::to_owned).map_err(Clone::clone)
-    }
-
-    fn names(root: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            std::fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn nothing_stands_under_the_final_name_before_the_commit() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut folders = Folders::default();
-        let mut batch = FileBatch::new(&mut folders);
-        batch.stage(&new(dir.path(), "a", 1), b"one").unwrap();
-        assert!(names(dir.path()).iter().all(|n| n.starts_with('.')));
-        batch.commit();
-        assert_eq!(names(dir.path()), ["a.hl7"]);
-    }
-
-    #[test]
-    fn the_same_bytes_again_are_the_same_file() {
-        for arrival in [Arrival::Linked, Arrival::Moved] {
-            let dir = tempfile::tempdir().unwrap();
-            write_as(arrival, dir.path(), "a", 1, b"one").unwrap();
-            write_as(arrival, dir.path(), "a", 1, b"one").unwrap();
-            assert_eq!(names(dir.path()), ["a.hl7"]);
-        }
-    }
-
-    #[test]
-    fn a_name_taken_by_other_bytes_gets_the_message_id() {
-        for arrival in [Arrival::Linked, Arrival::Moved] {
-            let dir = tempfile::tempdir().unwrap();
-            write_as(arrival, dir.path(), "a", 1, b"one").unwrap();
-            let path = write_as(arrival, dir.path(), "a", 2, b"two").unwrap();
-            let id = MessageId::new(2, 0);
-            assert_eq!(path, dir.path().join(format!("a_{id}.hl7")));
-            assert_eq!(std::fs::read(dir.path().join("a.hl7")).unwrap(), b"one");
-            assert_eq!(std::fs::read(path).unwrap(), b"two");
-        }
-    }
-
-    #[test]
-    fn a_file_to_be_linked_has_no_name_before_the_commit() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut folders = Folders::default();
-        if !folders.open(dir.path(), "", &mut Vec::new()).unwrap().flushes_whole() {
-            return eprintln!(
-                "skipped: {:?} is on a file system that may know no files without names",
-                dir.path()
-            );
-        }
-        let mut batch = FileBatch::new(&mut folders);
-        let staged =
-            batch.stage(&NewFile { arrival: Arrival::Linked, ..new(dir.path(), "a", 1) }, b"one").unwrap();
-        assert!(names(dir.path()).is_empty());
-        let path = batch.commit().of(staged).unwrap().to_owned();
-        assert_eq!(std::fs::read(path).unwrap(), b"one");
-        assert_eq!(names(dir.path()), ["a.hl7"]);
-    }
-
-    #[test]
-    fn a_link_planted_under_the_name_is_neither_followed_nor_replaced() {
-        let dir = tempfile::tempdir().unwrap();
-        let victim = dir.path().join("victim");
-        std::fs::write(&victim, b"one").unwrap();
-        std::os::unix::fs::symlink(&victim, dir.path().join("a.hl7")).unwrap();
-        write(dir.path(), "a", 3, b"two").unwrap();
-        assert_eq!(std::fs::read(&victim).unwrap(), b"one");
-        assert_eq!(names(dir.path()).len(), 3);
-    }
-
-    #[test]
-    fn what_a_dead_attempt_left_is_written_anew() {
-        let dir = tempfile::tempdir().unwrap();
-        let part = format!(".hl7server-{}-0-0.part", MessageId::new(1, 0));
-        std::fs::write(dir.path().join(part), b"half of it and more").unwrap();
-        write(dir.path(), "a", 1, b"one").unwrap();
-        assert_eq!(names(dir.path()), ["a.hl7"]);
-    }
-
-    #[test]
-    fn a_file_where_the_folder_should_be_is_a_fault_of_the_folder() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("drop");
-        std::fs::write(&root, b"").unwrap();
-        let fault = write(&root, "a", 1, b"one").unwrap_err();
-        assert!(fault.folder_down);
-        assert_eq!(fault.reason, format!("could not open folder {root:?}: not a directory"));
-    }
-
-    #[test]
-    fn many_files_are_put_in_place_together() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut folders = Folders::default();
-        let mut batch = FileBatch::new(&mut folders);
-        let stems: Vec<String> = (0..20).map(|n| format!("f{n:02}")).collect();
-        let staged: Vec<Staged> = stems
-            .iter()
-            .enumerate()
-            .map(|(n, stem)| batch.stage(&new(dir.path(), stem, n as u64), stem.as_bytes()).unwrap())
-            .collect();
-        let placed = batch.commit();
-        assert!(staged.iter().all(|s| placed.of(*s).is_ok()));
-        assert_eq!(names(dir.path()).len(), 20);
     }
 }
