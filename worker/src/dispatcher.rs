@@ -32,6 +32,8 @@ use std::time::Duration;
 
 /// Bytes after which a job takes no further message.
 const JOB_BYTES_MAX: usize = 1 << 20;
+/// Likewise of a job that writes files: it holds one message at a time, and all of them share its flushes.
+const FILES_JOB_BYTES_MAX: usize = 8 << 20;
 /// Messages up to so many bytes are not shared out among the threads that write files.
 const SMALL_JOB_BYTES: usize = 64 << 10;
 /// The ticket of the first step's probe; those of the others count down from it.

@@ -4,8 +4,8 @@ use super::breakers::Breaker;
 use super::entry::{Entry, Extra, mark};
 use super::gather::Gather;
 use super::{
-    Decision, JOB_BYTES_MAX, NewEntry, PROBE_TICKETS, REASON_BYTES_MAX, SMALL_JOB_BYTES, Standing, StepEnd,
-    Task, TaskReport, Wait,
+    Decision, FILES_JOB_BYTES_MAX, JOB_BYTES_MAX, NewEntry, PROBE_TICKETS, REASON_BYTES_MAX, SMALL_JOB_BYTES,
+    Standing, StepEnd, Task, TaskReport, Wait,
 };
 use crate::order::{Lanes, Ticket};
 use crate::plan::{Pool, Pools, STEPS_MAX, StepSet};
@@ -230,11 +230,12 @@ impl State {
         let mut looks = self.ready[pool].len();
         let is_local = of_pool == self.pools.local();
         let gathers = is_local && self.gather.is_on();
+        let bytes_max = if is_local { FILES_JOB_BYTES_MAX } else { JOB_BYTES_MAX };
         // Small files are faster written by one thread with its two flushes than by several with two each.
         let goes_on = |messages: usize, bytes: usize| {
             messages < share || (gathers && messages < job_max && bytes < SMALL_JOB_BYTES)
         };
-        while looks > 0 && goes_on(job.len(), bytes) && bytes < JOB_BYTES_MAX {
+        while looks > 0 && goes_on(job.len(), bytes) && bytes < bytes_max {
             looks -= 1;
             let Some(ticket) = self.ready[pool].pop_front() else { break };
             // Gone since, and its ticket may be another's.
@@ -255,7 +256,7 @@ impl State {
             while let Some((ticket, steps)) = next {
                 let task = self.start(ticket, steps, of_pool);
                 bytes += task.location.length as usize;
-                let room = job.len() + 1 < job_max && bytes < JOB_BYTES_MAX;
+                let room = job.len() + 1 < job_max && bytes < bytes_max;
                 next = if room { self.follower(pool, &task, now_us, give_up_us) } else { None };
                 job.push(task);
             }

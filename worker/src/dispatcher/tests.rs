@@ -205,6 +205,19 @@ fn messages_of_one_patient_share_a_job_in_their_order() {
 }
 
 #[test]
+fn large_messages_share_the_flushes_of_their_files_but_not_a_peers_job() {
+    let large = |n, steps| {
+        let entry = entry(n, &[n], steps);
+        NewEntry { location: Location { length: 2 << 20, ..entry.location }, ..entry }
+    };
+    let d = with_peers(StepSet::EMPTY);
+    d.add((1..=40).map(|n| large(n, StepSet::one(0))));
+    d.add((41..=80).map(|n| large(n, StepSet::one(1))));
+    assert_eq!(try_next_of(&d, 0, 0).unwrap().len(), 4, "8 MiB");
+    assert_eq!(try_next_of(&d, 1, 0).unwrap().len(), 1);
+}
+
+#[test]
 fn a_message_that_waited_behind_a_dead_target_for_too_long_gives_up_with_its_next_attempt() {
     let d = dispatcher();
     d.add([entry(1, &[1], StepSet::one(1)), entry(2, &[2], StepSet::one(1))]);
