@@ -9,8 +9,17 @@ use std::time::{Duration, Instant};
 
 /// Memory of a process in bytes, what it shares divided by those that share it. None when it has ended.
 pub fn held_by(pid: u32) -> Option<u64> {
+    of(pid, "Pss:")
+}
+
+/// Of that, what is in no file. How much of its program a process holds depends on who else runs it.
+pub fn held_by_its_data(pid: u32) -> Option<u64> {
+    of(pid, "Pss_Anon:")
+}
+
+fn of(pid: u32, name: &str) -> Option<u64> {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-    let line = text.lines().find(|line| line.starts_with("Pss:"))?;
+    let line = text.lines().find(|line| line.starts_with(name))?;
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 

@@ -183,7 +183,7 @@ impl Run {
         let (state, index) = bytes_below(&self.ward.site.path("state"));
         Some(Held {
             at: begun.elapsed(),
-            memory: both.map(|pid| crate::support::memory::held_by(pid).unwrap_or(0)),
+            memory: both.map(|pid| crate::support::memory::held_by_its_data(pid).unwrap_or(0)),
             descriptors: both.map(|pid| entries(pid, "fd")),
             threads: both.map(|pid| entries(pid, "task")),
             state,

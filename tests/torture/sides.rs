@@ -165,7 +165,10 @@ fn peers_in_any_trouble_together_lose_double_and_reorder_nothing() {
                 std::thread::sleep(TURN);
                 troubled.iter().for_each(|(peer, trouble)| turn(&mut hospital, *peer, *trouble, n));
             }
-            assert!(told(&hospital) > before, "nothing is received while {troubled:?}");
+            // However slow the disk is that it shares with all of them.
+            within(PATIENCE, &format!("something is received while {troubled:?}"), || {
+                (told(&hospital) > before).then_some(())
+            });
             troubled.iter().for_each(|(peer, trouble)| end(&mut hospital, *peer, *trouble, turns));
             std::thread::sleep(TURN * dice.below(6) as u32);
         }

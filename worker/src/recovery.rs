@@ -171,6 +171,10 @@ pub(crate) fn recover_from<S: Storage>(
         // Nothing of it is on record: the condemned run once more, alone, and what is finished is found so again.
         Err(JournalError::Full(_)) => {
             log::warn!("no room to record what the last worker left; it is recorded at the next start");
+            // Not listed: they may end otherwise.
+            failed
+                .remove(&condemned.iter().map(|e| e.id).collect::<Vec<_>>())
+                .map_err(|e| could_not("tidy up folder", &paths.failed, plain(&e)))?;
             entries.splice(0..0, condemned);
         }
         Err(error) => return Err(could_not("write journal", &paths.journal, error.to_string())),
@@ -333,14 +337,20 @@ mod tests {
     use super::*;
     use crate::testing::settings;
     use config::Workflow;
-    use journal::storage::faulty::Faulty;
+    use journal::storage::faulty::{Fault, Faulty, Operation, Plan as DiskPlan};
     use journal::{Received, Tag};
 
+    fn try_start(
+        storage: &Faulty,
+        settings: &WorkerSettings,
+        predecessor: Option<Death>,
+    ) -> Result<Recovered<Faulty>, StartFault> {
+        let (plan, open) = (Plan::of(settings), |_: &Path| Ok(storage.clone()));
+        recover_from(open, Options::default(), settings, &plan, predecessor, &Clock::start())
+    }
+
     fn start(storage: &Faulty, settings: &WorkerSettings, predecessor: Option<Death>) -> Recovered<Faulty> {
-        let plan = Plan::of(settings);
-        let open = |_: &Path| Ok(storage.clone());
-        let recovered = recover_from(open, Options::default(), settings, &plan, predecessor, &Clock::start());
-        recovered.unwrap_or_else(|fault| panic!("{}", fault.reason))
+        try_start(storage, settings, predecessor).unwrap_or_else(|fault| panic!("{}", fault.reason))
     }
 
     fn append(journal: &mut Journal<Faulty>, id: MessageId) {
@@ -376,5 +386,32 @@ mod tests {
             assert_eq!(first.entries.len(), usize::from(is_open));
             assert_eq!(first.not_ours.contains(&id), is_open);
         }
+    }
+
+    #[test]
+    fn a_message_that_could_not_be_recorded_as_failed_is_not_listed_when_it_is_done() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut settings = settings("local_archive: { path: /nowhere }\n");
+        settings.state_path = dir.path().to_owned();
+        std::fs::create_dir(dir.path().join("test")).unwrap();
+        let storage = Faulty::new();
+        let id = MessageId::new(5, 6);
+        let mut worker = start(&storage, &settings, None);
+        append(&mut worker.journal, id);
+        worker.journal.append(&Record::Strike { id, count: strikes::CRASH }).unwrap();
+        worker.journal.flush().unwrap();
+        let fault = Fault::Error(rustix::io::Errno::NOSPC.raw_os_error());
+        // The first write that the journal opens without.
+        let starts = (0..).find_map(|after| {
+            worker.started.begin(0, std::iter::once(id)).unwrap();
+            storage.plan(Some(DiskPlan { after, only: Some(Operation::Write), fault, lasting: false }));
+            try_start(&storage, &settings, Some(Death::Crashed(11))).ok()
+        });
+        worker = starts.unwrap();
+        assert_eq!((worker.entries.len(), worker.failed.count()), (1, 0), "it runs once more");
+        storage.plan(None);
+        worker.journal.append(&Record::Done { ids: &[id] }).unwrap();
+        worker.journal.flush().unwrap();
+        assert_eq!(start(&storage, &settings, Some(Death::Stopped)).failed.count(), 0);
     }
 }
