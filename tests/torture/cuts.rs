@@ -37,7 +37,7 @@ fn power_cut_at_any_moment_leaves_everything_acknowledged_and_no_half_file() {
     if !Machine::is_possible() {
         return;
     }
-    let cuts = count("CUTS", 2, 110);
+    let cuts = count("CUTS", 2, 100);
     let mut dice = Dice::thrown();
     let begun = Instant::now();
     let (mut acknowledged, mut left) = (0, cuts);
@@ -58,7 +58,7 @@ fn power_cut_at_any_moment_leaves_everything_acknowledged_and_no_half_file() {
 /// `blocks`, which is the rest of this test.
 #[test]
 fn power_cut_behind_any_write_and_with_any_of_the_unflushed_ones_keeps_the_promise() {
-    let points = count("POINTS", 0, 4000);
+    let points = count("POINTS", 0, 3000);
     if points == 0 {
         return skip("crash points between any two writes belong to the long form: make torture");
     }

@@ -89,7 +89,7 @@ fn a_clock_that_is_set_delays_and_reorders_and_fails_nothing() {
         let again = |entry: &serde_json::Value| entry["reason"].as_str().is_some_and(|why| !why.is_empty());
         (!site.list(&["queue", "list", "--limit", "500"]).iter().any(again)).then_some(())
     });
-    let rounds = count("CLOCK_STEPS", STEPS.len(), 200);
+    let rounds = count("CLOCK_STEPS", STEPS.len(), 100);
     for round in 0..rounds {
         let some = |dice: &mut Dice| dice.below(20 * YEAR as usize) as i64 - 10 * YEAR;
         let step = STEPS.get(round).copied().unwrap_or_else(|| some(&mut dice));

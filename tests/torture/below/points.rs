@@ -446,7 +446,7 @@ fn every_system_call_of_a_recovery_may_fail_once_or_for_a_while() {
 
 #[test]
 fn two_faults_at_once_are_no_worse_than_one() {
-    const LONG: usize = 400;
+    const LONG: usize = 100;
     if !Trace::is_possible() {
         return;
     }
