@@ -147,13 +147,13 @@ pub(crate) fn save<S: Storage>(
     let entries: Vec<Recent> = entries.into();
     write(storage, through, &entries)?;
     storage.sync_folder().map_err(io::Error::other)?;
-    if let Some(last) = merged {
-        files.retain(|file| *file != last);
-        if last.through != through {
-            storage.remove(&recall_name(last.through))?;
-        }
-    }
+    // From here on it speaks for what it was merged from, whether or not that goes: were that forgotten here and this not
+    // known yet, another try would write over it without what came from there.
+    files.retain(|file| Some(*file) != merged && file.through != through);
     files.push(RecallFile::of(through, &entries));
+    if let Some(last) = merged.filter(|last| last.through != through) {
+        storage.remove(&recall_name(last.through))?;
+    }
     prune(storage, files)
 }
 
@@ -223,11 +223,33 @@ pub(crate) fn bound(entries: &mut VecDeque<Recent>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::faulty::{Fault, Faulty, Operation, Plan};
     use crate::storage::memory::Memory;
 
     fn recent(n: u64, time_us: i64) -> Recent {
         let tag = Tag { identity: [n as u8; 16], content: [1; 16] };
         Recent { tag, id: MessageId::new(n, n), time_us, state: State::Failed }
+    }
+
+    #[test]
+    fn another_try_after_a_fault_forgets_nothing() {
+        let storage = Faulty::new();
+        let mut files = Vec::new();
+        for (through, n) in [(1, 1), (2, 2)] {
+            save(&storage, &mut files, through, VecDeque::from([recent(n, n as i64)])).unwrap();
+        }
+        storage.plan(Some(Plan {
+            after: 0,
+            only: Some(Operation::Remove),
+            fault: Fault::Error(5),
+            lasting: false,
+        }));
+        let third = VecDeque::from([recent(3, 3)]);
+        assert!(save(&storage, &mut files, 3, third.clone()).is_err(), "the old file does not go");
+        save(&storage, &mut files, 3, third).unwrap();
+        let (file, entries) = read(&storage, 3).unwrap().unwrap();
+        assert_eq!(files, [file]);
+        assert_eq!(entries.iter().map(|entry| entry.time_us).collect::<Vec<_>>(), [1, 2, 3]);
     }
 
     #[test]
