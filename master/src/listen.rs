@@ -59,20 +59,29 @@ mod tests {
     use super::*;
     use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
-    /// A port that was free a moment ago.
-    fn free_port() -> u16 {
-        TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    /// Opens a listener at a port that was free a moment ago; another program may be quicker. `None` where the machine has
+    /// no such addresses.
+    fn open_some(listeners: &mut Listeners, ip: IpAddr) -> Option<SocketAddr> {
+        for _ in 0..100 {
+            let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let address = SocketAddr::new(ip, port);
+            match listeners.open(address) {
+                Ok(()) => return Some(address),
+                Err(e) if e.kind() == io::ErrorKind::AddrInUse => {}
+                Err(e) if e.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => {
+                    return None;
+                }
+                Err(e) => panic!("{address}: {e}"),
+            }
+        }
+        panic!("no port is free");
     }
 
     #[test]
     fn dual_stack_takes_both_families_and_a_connection_waits_for_a_worker() {
         let mut listeners = Listeners::default();
-        let address = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), free_port());
-        match listeners.open(address) {
-            // A machine without IPv6 has nothing to test here.
-            Err(e) if e.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error()) => return,
-            other => other.unwrap(),
-        }
+        // A machine without IPv6 has nothing to test here.
+        let Some(address) = open_some(&mut listeners, Ipv6Addr::UNSPECIFIED.into()) else { return };
         let _waits = TcpStream::connect((Ipv4Addr::LOCALHOST, address.port())).unwrap();
         let accepted = TcpListener::from(listeners.for_worker(address).unwrap()).accept();
         assert!(accepted.is_ok());
@@ -85,8 +94,7 @@ mod tests {
         let error = listeners.open(taken.local_addr().unwrap()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
 
-        let address = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port());
-        listeners.open(address).unwrap();
+        let address = open_some(&mut listeners, Ipv4Addr::LOCALHOST.into()).expect("IPv4 is there");
         let _waits = TcpStream::connect(address).unwrap();
         listeners.keep_only(|kept| *kept == address);
         listeners.open(address).unwrap();
