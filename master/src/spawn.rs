@@ -13,8 +13,8 @@ use std::process::{Command, Stdio};
 
 /// glibc's `malloc` (`mallopt`(3)): blocks from 2 MiB on are mapped and unmapped each by itself, whatever was freed before;
 /// the heap's end goes back from 8 MiB on; threads share two heaps. A worker that has nothing to do gives the rest back
-/// ([`link::give_memory_back`]). With less kept, a third of the time of a 1 MiB document went into memory that was unmapped
-/// after the last one.
+/// ([`link::give_memory_back`]). With less kept, each document of a MiB is worked on in memory that the system has to map
+/// and clear anew.
 const ALLOCATOR: [(&str, &str); 3] =
     [("MALLOC_MMAP_THRESHOLD_", "2097152"), ("MALLOC_TRIM_THRESHOLD_", "8388608"), ("MALLOC_ARENA_MAX", "2")];
 
