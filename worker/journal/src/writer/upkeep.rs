@@ -27,8 +27,9 @@ impl<S: Storage> Journal<S> {
     }
 
     /// Gives up the oldest segments while nothing in them waits, after a flush if one is due; returns how
-    /// many. Some of their files are kept for the next segments. Only ever a prefix: a later segment may hold what became of an earlier one's messages. Their
-    /// duplicate memory is saved and flushed first; the filler does it, else this call.
+    /// many. Some of their files are kept for the next segments. Only ever a prefix: a later segment may hold
+    /// what became of an earlier one's messages. Their duplicate memory is saved and flushed first; the filler
+    /// does it, else this call.
     ///
     /// # Errors
     /// As [`flush`](Journal::flush); without a filler also those of the work itself.
