@@ -9,11 +9,13 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener};
 use std::time::{Duration, Instant};
+use support::load::{Load, assert_archived_once};
 use support::memory::{Watch, held_by_server, processor_time};
 use support::messages::{self, PDF_FIELD, adt, adt_of, typed};
 use support::mllp::{Acknowledgment, Peer, Reply, frame};
 use support::parallel::each;
 use support::receiver::Receiver;
+use support::trace::Trace;
 use support::{ANSWER, PATIENCE, Server, Site, skip, wait_files, within};
 
 /// Long enough for an answer that must not come to have come.
@@ -450,6 +452,31 @@ fn at_max_backlog_for_30_seconds_a_sender_is_closed_without_an_answer() {
         is_served(Peer::try_connect(port), &format!("N{sent}")).then_some(())
     });
     wait_files(&site.path("archive/adt"), ".hl7", sent + 1);
+}
+
+#[test]
+fn reading_keeps_to_the_pace_of_files_that_are_written_slowly() {
+    if !Trace::is_possible() {
+        return;
+    }
+    let receiver = Receiver::with(json!({"max_backlog": 100_000}));
+    let (server, port) = (&receiver.server, receiver.port);
+    let slow = ["-e", "trace=linkat", "-e", "inject=linkat:delay_enter=20000"];
+    let Some(trace) = Trace::attach(server.worker(port), &receiver.site.path("trace"), &slow) else { return };
+    let load = Load::start(port, 16);
+    let far_behind = "messages come in faster than their files are written";
+    within(Duration::from_secs(60), far_behind, || receiver.site.log().contains(far_behind).then_some(()));
+    for _ in 0..30 {
+        let waiting = server.count("adt", "waiting");
+        // A tenth of the backlog, and what one turn has read already.
+        assert!((9_000..11_000).contains(&waiting), "{waiting} messages wait");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    drop(trace);
+    load.wait_for_more(2_000);
+    let acknowledged = load.finish();
+    within(PATIENCE, "all files are written", || (server.count("adt", "waiting") == 0).then_some(()));
+    assert_archived_once(&acknowledged, &receiver.site.path("archive/adt"));
 }
 
 /// A channel whose archive is dead, and that takes `backlog` messages in the meantime.

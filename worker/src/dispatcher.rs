@@ -21,12 +21,13 @@ mod state;
 
 use crate::order::Ticket;
 use crate::plan::{Plan, Pools, StepSet};
+use crate::precedence::Behind;
 use crate::retry::{Verdict, verdict};
 use config::Retry;
 use entry::{Entry, copy_of};
 use journal::{Location, MessageId};
 use state::{State, cut, micros, next_spread};
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Condvar, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -238,6 +239,10 @@ pub struct Dispatcher {
     state: Mutex<State>,
     /// The number in `state`, to be read without its lock.
     open: AtomicUsize,
+    /// Messages ready for the pool that writes files, likewise.
+    behind: AtomicUsize,
+    /// Jobs given to that pool.
+    file_jobs: AtomicU64,
     /// By pool.
     due: Vec<Condvar>,
     retry: Retry,
@@ -258,6 +263,8 @@ impl Dispatcher {
             due: (0..pools.len()).map(|_| Condvar::new()).collect(),
             state: Mutex::new(State::new(places, pools)),
             open: AtomicUsize::new(0),
+            behind: AtomicUsize::new(0),
+            file_jobs: AtomicU64::new(0),
             retry,
         }
     }
@@ -308,6 +315,9 @@ impl Dispatcher {
         let give_up_us = micros(self.retry.give_up);
         let next_timer = state.fire_timers(now_us, give_up_us);
         let job = state.take(pool, now_us, give_up_us);
+        if pool == 0 && job.is_some() {
+            self.file_jobs.fetch_add(1, Relaxed);
+        }
         // What is left of this pool's wakes one more of its threads.
         let left = !state.ready[pool].is_empty();
         state.news = state.news & !(1 << pool) | (u32::from(job.is_some() && left) << pool);
@@ -326,6 +336,8 @@ impl Dispatcher {
     /// Tells the threads of what has become ready.
     fn publish(&self, state: &mut State) {
         self.open.store(state.open, Relaxed);
+        let behind = if state.pools.local().is_empty() { 0 } else { state.ready[0].len() };
+        self.behind.store(behind, Relaxed);
         let news = std::mem::take(&mut state.news);
         for (pool, due) in self.due.iter().enumerate() {
             match state.ready[pool].len() {
@@ -434,6 +446,11 @@ impl Dispatcher {
     /// Messages not yet delivered.
     pub fn open(&self) -> usize {
         self.open.load(Relaxed)
+    }
+
+    /// Messages that only wait until this machine's files are written: for no peer, no retry and no earlier message.
+    pub fn behind(&self) -> Behind {
+        Behind { messages: self.behind.load(Relaxed), jobs: self.file_jobs.load(Relaxed) }
     }
 
     /// Tasks given out and not reported.

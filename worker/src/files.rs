@@ -21,6 +21,7 @@ use std::io::{Read, Seek, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock};
 
 const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
@@ -393,12 +394,27 @@ fn create_unnamed(folder: &Folder) -> Option<File> {
     can.then(|| rustix::fs::openat(folder, ".", flags, FILE_MODE).ok().map(File::from)).flatten()
 }
 
-/// Linking by descriptor goes through `/proc`; the other way needs a privilege (open(2), `O_TMPFILE`).
+/// Linking by descriptor goes through `/proc` where the system wants a privilege for the other way (before Linux 6.10).
 static CAN_LINK: LazyLock<bool> = LazyLock::new(|| Path::new("/proc/self/fd").is_dir());
 
+/// Whether the other way, which is quicker, has not been refused yet.
+static LINKS_BY_DESCRIPTOR: AtomicBool = AtomicBool::new(true);
+
 fn link(file: &File, folder: &Folder, name: &str) -> rustix::io::Result<()> {
+    let tries = LINKS_BY_DESCRIPTOR.load(Relaxed);
+    if tries {
+        match rustix::fs::linkat(file, "", folder, name, AtFlags::EMPTY_PATH) {
+            // For want of the privilege, or of the folder.
+            Err(Errno::NOENT) => {}
+            done => return done,
+        }
+    }
     let own = format!("/proc/self/fd/{}", file.as_raw_fd());
-    rustix::fs::linkat(CWD, own, folder, name, AtFlags::SYMLINK_FOLLOW)
+    let linked = rustix::fs::linkat(CWD, own, folder, name, AtFlags::SYMLINK_FOLLOW);
+    if tries && linked.is_ok() {
+        LINKS_BY_DESCRIPTOR.store(false, Relaxed);
+    }
+    linked
 }
 
 /// `RENAME_NOREPLACE`, or what comes next to it on a file system without it (NFS, some FUSE).

@@ -17,6 +17,7 @@ pub use search::{Found, Outcome, Query, Search, SearchFault, search};
 use crate::clock;
 use crate::extract::{self, Metadata};
 use crate::failed::FailedFolder;
+use crate::precedence;
 use config::Channel;
 use hl7::message::Message;
 use journal::MessageId;
@@ -207,6 +208,7 @@ impl Indexer {
         let shared = Arc::new(Shared::default());
         let sender = Sender(Arc::clone(&shared));
         let work = move || {
+            precedence::stand_back();
             // However the thread ends, nobody waits for it, and nothing is queued for it.
             let _ended = Ended(Arc::clone(&shared));
             let run = Run {

@@ -43,6 +43,7 @@ mod order_key;
 mod peer_stream;
 mod peers;
 pub mod plan;
+mod precedence;
 pub mod probe;
 mod quarantine;
 mod rate_limit;

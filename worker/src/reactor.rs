@@ -23,6 +23,7 @@ use crate::inbox::Inbox;
 use crate::intake::Intake;
 use crate::large_buffer::Quiet;
 use crate::plan::Plan;
+use crate::precedence::Precedence;
 use crate::rate_limit::RateLimit;
 use crate::sandbox::Sandbox;
 use crate::signals::Signals;
@@ -139,6 +140,9 @@ pub(crate) struct Turn<'r> {
     draining: Option<Draining>,
     closed_for_room: bool,
     backlog_full_since_ms: Option<u64>,
+    precedence: Precedence,
+    /// Reading stands back for now: files are far behind.
+    stands_back: bool,
     accept_pause_until_ms: u64,
     spare: Option<std::fs::File>,
     next_report_ms: u64,
@@ -147,6 +151,7 @@ pub(crate) struct Turn<'r> {
     deviations_log: RateLimit<Deviation>,
     denied_log: RateLimit<Denied>,
     tls_log: RateLimit<&'static str>,
+    behind_log: RateLimit<()>,
     contacts: Contacts,
     quiet: Quiet,
     /// The sandbox was found too narrow by the last report.
@@ -193,6 +198,8 @@ impl Reactor {
             draining: None,
             closed_for_room: false,
             backlog_full_since_ms: None,
+            precedence: Precedence::new(self.settings.channel.bounds.backlog_max),
+            stands_back: false,
             accept_pause_until_ms: 0,
             spare: std::fs::File::open("/dev/null").ok(),
             next_report_ms: 0,
@@ -201,6 +208,7 @@ impl Reactor {
             deviations_log: RateLimit::default(),
             denied_log: RateLimit::default(),
             tls_log: RateLimit::default(),
+            behind_log: RateLimit::default(),
             contacts: Contacts::default(),
             quiet: Quiet::default(),
             is_outdated: false,
@@ -247,6 +255,7 @@ impl Turn<'_> {
             }
         }
         self.news(now_ms);
+        self.stand_back(now_ms);
         if *accept && now_ms >= self.accept_pause_until_ms {
             *accept = self.accept(now_ms);
         }
@@ -268,7 +277,8 @@ impl Turn<'_> {
         if self.readable.iter().any(|at| self.could_read(*at)) {
             return Duration::ZERO;
         }
-        if !self.outgoing.is_empty() || self.draining.is_some() {
+        let waits_for_files = self.stands_back && !self.readable.is_empty();
+        if !self.outgoing.is_empty() || self.draining.is_some() || waits_for_files {
             return Duration::from_millis(5);
         }
         let mut next = self.connections.next_due_ms().min(self.next_report_ms);
@@ -290,7 +300,7 @@ impl Turn<'_> {
         if self.draining.is_some() || self.closed_for_room || !self.outgoing.is_empty() {
             return false;
         }
-        if self.backlog_full_since_ms.is_some() {
+        if self.backlog_full_since_ms.is_some() || self.stands_back {
             return false;
         }
         let channel = &self.r.settings.channel;
@@ -340,6 +350,18 @@ impl Turn<'_> {
             (true, Some(_)) => {}
             (false, Some(_)) => self.backlog_full_since_ms = None,
             (false, None) => {}
+        }
+    }
+
+    /// Whether reading waits for files to be written.
+    fn stand_back(&mut self, now_ms: u64) {
+        let behind = self.r.dispatcher.behind();
+        self.stands_back = self.precedence.is_deliverys(behind, now_ms);
+        if self.stands_back && self.behind_log.pass((), now_ms).is_some() {
+            let messages = behind.messages;
+            log::warn!(
+                "messages come in faster than their files are written; {messages} wait, and reading keeps to that"
+            );
         }
     }
 

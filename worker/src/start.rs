@@ -11,6 +11,7 @@ use crate::find_index::{self, Indexer};
 use crate::inbox::Inbox;
 use crate::intake::{Intake, NotDone};
 use crate::plan::Plan;
+use crate::precedence;
 use crate::quarantine::Quarantine;
 use crate::reactor::{Drained, Reactor, WAKER};
 use crate::recovery::{self, Recovered};
@@ -318,7 +319,13 @@ impl Worker {
         let threads = pools.flat_map(|(at, pool)| (0..pool.threads).map(move |_| (at, pool.name.clone())));
         for (thread, (pool, name)) in threads.enumerate() {
             let delivery = Arc::clone(&delivery);
-            spawn_vital(&name, move || delivery.run(pool, thread))?;
+            spawn_vital(&name, move || {
+                // With `ack: processed` senders wait for delivery as well.
+                if delivery.settings.channel.ack == AckMode::Received {
+                    precedence::stand_back();
+                }
+                delivery.run(pool, thread);
+            })?;
         }
         Retention {
             channel: delivery.settings.channel.clone(),

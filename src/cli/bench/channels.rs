@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 pub(super) enum Purpose {
     /// Archives any message.
     Archive,
+    /// Keeps any message in its journal, and does nothing else.
+    Keep,
     /// The same beside another channel.
     Second,
     /// The same over TLS.
@@ -27,6 +29,7 @@ impl Purpose {
     pub(super) fn name(self) -> String {
         let name = match self {
             Purpose::Archive => "adt",
+            Purpose::Keep => "keep",
             Purpose::Second => "second",
             Purpose::Tls => "tls",
             Purpose::Documents => "oru",
@@ -45,7 +48,7 @@ impl Purpose {
                 vec![archive]
             }
             Purpose::Documents => vec![archive, "attachments".into(), "drop".into()],
-            Purpose::Forward => Vec::new(),
+            Purpose::Keep | Purpose::Forward => Vec::new(),
         }
     }
 }
@@ -99,6 +102,7 @@ impl Wanted {
         let archived = format!("  message_types: {{'*': store}}\n  local_archive: {{path: {archive}}}\n");
         match purpose {
             Purpose::Archive | Purpose::Second | Purpose::Numbered(_) => archived,
+            Purpose::Keep => "  message_types: {'*': store}\n".to_owned(),
             Purpose::Mapped => format!(
                 "{archived}  mapping: {{patient_id: PID.1.3.1, patient_name: [PID.1.5.1, PID.1.5.2], notes: NTE.*.3}}\n"
             ),
@@ -146,17 +150,17 @@ mod tests {
 
     #[test]
     fn the_configuration_is_one_that_loads() {
-        use Purpose::{Archive, Documents, Forward, Mapped, Numbered, Second, Tls};
+        use Purpose::{Archive, Documents, Forward, Keep, Mapped, Numbered, Second, Tls};
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("hl7server.yaml");
         let wanted = Wanted {
             peer: Some(([127, 0, 0, 1], 9).into()),
             certificate: Some((folder.path().join("a.pem"), folder.path().join("a.key"))),
-            ..Wanted::of(&[Archive, Second, Tls, Documents, Forward, Mapped, Numbered(1)], 256, 1 << 20)
+            ..Wanted::of(&[Archive, Keep, Second, Tls, Documents, Forward, Mapped, Numbered(1)], 256, 1 << 20)
         };
-        let ports = [20_001, 20_002, 20_003, 20_004, 20_005, 20_006, 20_007];
+        let ports = [20_001, 20_002, 20_003, 20_004, 20_005, 20_006, 20_007, 20_008];
         fs::write(&file, wanted.configuration(folder.path(), &ports)).unwrap();
         let loaded = config::load(&file, &|_| true, config::Mode::Check).map_err(|p| p.to_string()).unwrap();
-        assert_eq!(loaded.config.channels.len(), 7);
+        assert_eq!(loaded.config.channels.len(), 8);
     }
 }

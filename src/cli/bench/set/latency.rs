@@ -5,8 +5,8 @@ use super::super::load::{self, Shape};
 use super::super::own::Own;
 use super::super::report::Figures;
 use super::super::template::{Kind, Template};
-use super::line::{Goal, Line, Unit, figure};
-use super::{Bench, Fail, median};
+use super::line::{Goal, Line, Unit};
+use super::{Bench, Fail, PAIRS};
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
@@ -16,8 +16,6 @@ use std::time::Duration;
 /// Messages a second of the load that is watched, and its connections.
 const RATE: f64 = 400.0;
 const CONNECTIONS: usize = 8;
-/// Undisturbed and disturbed, in turn.
-const PAIRS: usize = 5;
 /// How long each half of a pair is watched.
 const HALF: Duration = Duration::from_secs(2);
 /// Messages a second to the channel whose peer hangs.
@@ -36,20 +34,21 @@ fn adt(bench: &Bench) -> Template {
 
 pub(super) fn open_loop(bench: &Bench) -> Result<Vec<Line>, Fail> {
     bench.say("400/s over 8 connections");
-    let template = adt(bench);
-    let shape = Shape::open(CONNECTIONS, RATE, bench.time());
-    let mut own = bench.start(&Wanted::of(&[Purpose::Archive], CONNECTIONS, 1 << 20))?;
-    let journal = bench.echo(Some(&own), &template, &shape)?;
-    own.settle();
-    let server = own.measure("ADT, 400/s", Purpose::Archive, &template, &shape)?;
-    let ((p50, p99), (journal_p50, journal_p99)) = (server.p50_p99_us(), journal.p50_p99_us());
-    let line = |name, work: &str, server, journal| {
-        Line::amount(name, work, Unit::Microseconds, server, Goal::AtMost(1.5)).beside("journal", journal)
-    };
-    Ok(vec![
-        line("open-loop", "400/s over 8 connections, p50 to the AA", p50, journal_p50).from([server]),
-        line("open-loop", "400/s over 8 connections, p99 to the AA", p99, journal_p99),
-    ])
+    let (template, shape) = (adt(bench), watched_load());
+    let mut own = bench.start(&Wanted::of(&[Purpose::Archive, Purpose::Keep], CONNECTIONS, 1 << 20))?;
+    let mut lines = Vec::new();
+    for (purpose, and) in [(Purpose::Keep, ""), (Purpose::Archive, ", archived")] {
+        let pairs = bench.beside_journal(&mut own, ("ADT, 400/s", purpose), &template, &shape)?;
+        let line = |which: &str, figure_of: fn(&Figures) -> f64| {
+            let work = format!("400/s over 8 connections{and}, {which} to the AA");
+            let wanted = (Unit::Microseconds, Goal::AtMost(1.5));
+            Line::of_pairs("open-loop", &work, wanted, "journal", &pairs, figure_of)
+        };
+        let p50 = line("p50", |figures| figures.p50_p99_us().0);
+        let p99 = line("p99", |figures| figures.p50_p99_us().1);
+        lines.extend([p50.from(pairs.into_iter().flatten()), p99]);
+    }
+    Ok(lines)
 }
 
 /// Another channel has the same load in both halves; its peer answers in the one and hangs in the other.
@@ -144,21 +143,9 @@ fn pairs(
     Ok(pairs)
 }
 
-/// The median of the pairs' ratios, beside the medians of each.
 fn compared(name: &'static str, work: &str, pairs: Vec<[Figures; 2]>) -> Line {
-    let p99s: Vec<[f64; 2]> =
-        pairs.iter().map(|pair| pair.each_ref().map(|half| half.p50_p99_us().1)).collect();
-    let median_of = |which: fn(&[f64; 2]) -> f64| median(p99s.iter().map(which).collect());
-    let each: Vec<String> = p99s
-        .iter()
-        .map(|[before, with]| {
-            format!("{} of {}", figure(Unit::Microseconds, *with), figure(Unit::Microseconds, *before))
-        })
-        .collect();
-    Line::amount(name, work, Unit::Microseconds, median_of(|pair| pair[1]), Goal::AtMost(2.0))
-        .beside("undisturbed", median_of(|pair| pair[0]))
-        .in_ratio(median_of(|pair| pair[1] / pair[0]))
-        .note(each.join(", "))
+    let wanted = (Unit::Microseconds, Goal::AtMost(2.0));
+    Line::of_pairs(name, work, wanted, "undisturbed", &pairs, |figures| figures.p50_p99_us().1)
         .from(pairs.into_iter().flatten())
 }
 

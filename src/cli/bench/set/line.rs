@@ -3,6 +3,7 @@
 
 use super::super::super::output::{Align, Colour, Table, grouped};
 use super::super::report::Figures;
+use super::median;
 use serde::Serialize;
 use std::io::{self, Write};
 
@@ -83,6 +84,27 @@ impl Line {
             Goal::Amount(most) => self.server <= most,
         };
         self
+    }
+
+    /// The medians of what was measured in turn, the machine's and the server's, and the median of the pairs' ratios.
+    pub(super) fn of_pairs(
+        name: &'static str,
+        work: &str,
+        (unit, goal): (Unit, Goal),
+        what: &'static str,
+        pairs: &[[Figures; 2]],
+        figure_of: fn(&Figures) -> f64,
+    ) -> Line {
+        let pairs: Vec<[f64; 2]> = pairs.iter().map(|pair| pair.each_ref().map(figure_of)).collect();
+        let median_of = |which: fn(&[f64; 2]) -> f64| median(pairs.iter().map(which).collect());
+        let each: Vec<String> = pairs
+            .iter()
+            .map(|[machine, server]| format!("{} of {}", figure(unit, *server), figure(unit, *machine)))
+            .collect();
+        Line::amount(name, work, unit, median_of(|pair| pair[1]), goal)
+            .beside(what, median_of(|pair| pair[0]))
+            .in_ratio(median_of(|pair| pair[1] / pair[0]))
+            .note(each.join(", "))
     }
 
     /// What else is to be known of it.

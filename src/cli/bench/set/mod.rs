@@ -8,7 +8,7 @@ mod memory;
 mod throughput;
 mod tls;
 
-use super::channels::Wanted;
+use super::channels::{Purpose, Wanted};
 use super::load::Shape;
 use super::own::Own;
 use super::report::Figures;
@@ -23,6 +23,9 @@ use std::time::Duration;
 
 /// Bounds the room that the files of one figure take.
 const ADTS_MAX: u64 = 60_000;
+
+/// How often the machine and the server are measured in turn.
+const PAIRS: usize = 5;
 
 /// One figure, or a few that come from the same run.
 struct Item {
@@ -119,6 +122,24 @@ impl Bench<'_> {
         if !self.arguments.json && std::io::stderr().is_terminal() {
             output::complain(&format!("measuring {what}"));
         }
+    }
+
+    /// The `journal` ceiling and the server in turn, so that both meet the same minutes of the disk.
+    fn beside_journal(
+        &self,
+        own: &mut Own,
+        (work, purpose): (&'static str, Purpose),
+        template: &Template,
+        shape: &Shape,
+    ) -> Result<Vec<[Figures; 2]>, Fail> {
+        let mut pairs = Vec::new();
+        for n in 0..PAIRS {
+            self.say(&format!("pair {} of {PAIRS}", n + 1));
+            let journal = self.echo(Some(own), template, shape)?;
+            own.settle();
+            pairs.push([journal, own.measure(work, purpose, template, shape)?]);
+        }
+        Ok(pairs)
     }
 
     /// The ceiling of acknowledgments: `echo` alone, or `journal` in the folder of the server that it stands beside.

@@ -5,7 +5,7 @@ use super::super::load::Shape;
 use super::super::own::Own;
 use super::super::template::{Kind, Template};
 use super::line::{Goal, Line, Unit, figure};
-use super::{ADTS_MAX, Bench, Fail};
+use super::{ADTS_MAX, Bench, Fail, Figures, PAIRS};
 use crate::cli::output::grouped;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -25,24 +25,24 @@ fn adt(bench: &Bench) -> Template {
 }
 
 fn start(bench: &Bench) -> Result<Own, Fail> {
-    bench.start(&Wanted::of(&[Purpose::Archive], 16, 1 << 20))
+    bench.start(&Wanted::of(&[Purpose::Archive, Purpose::Keep], 16, 1 << 20))
 }
 
 pub(super) fn one_connection(bench: &Bench) -> Result<Vec<Line>, Fail> {
     bench.say("ADT, 1 connection");
-    let (template, shape) = (adt(bench), bench.closed_loop(1, 1, ADTS_MAX));
+    let template = adt(bench);
+    let shape = Shape::closed(1, 1, ADTS_MAX, bench.time() / PAIRS as u32);
     let mut own = start(bench)?;
-    let journal = bench.echo(Some(&own), &template, &shape)?;
-    own.settle();
-    let server = own.measure("ADT, 1 connection", Purpose::Archive, &template, &shape)?;
-    let line = Line::amount(
-        "adt-1",
-        "ADT, 1 connection",
-        Unit::PerSecond,
-        server.acknowledged_per_s(),
-        Goal::AtLeast(0.85),
-    );
-    Ok(vec![line.beside("journal", journal.acknowledged_per_s()).from([server])])
+    let mut lines = Vec::new();
+    for (purpose, work) in
+        [(Purpose::Keep, "ADT, 1 connection"), (Purpose::Archive, "ADT, 1 connection, archived")]
+    {
+        let pairs = bench.beside_journal(&mut own, (work, purpose), &template, &shape)?;
+        let wanted = (Unit::PerSecond, Goal::AtLeast(0.85));
+        let line = Line::of_pairs("adt-1", work, wanted, "journal", &pairs, Figures::acknowledged_per_s);
+        lines.push(line.from(pairs.into_iter().flatten()));
+    }
+    Ok(lines)
 }
 
 pub(super) fn sixteen_connections(bench: &Bench) -> Result<Vec<Line>, Fail> {
@@ -87,18 +87,18 @@ pub(super) fn burst(bench: &Bench) -> Result<Vec<Line>, Fail> {
     let template = adt(bench);
     let shape = Shape::closed(16, 16, messages, Duration::from_secs(300));
     let mut own = start(bench)?;
-    let journal = bench.echo(Some(&own), &template, &shape)?;
-    own.settle();
-    let server = own.measure("ADT, burst", Purpose::Archive, &template, &shape)?;
-    let line = Line::amount(
-        "burst",
-        format!("a burst of {} ADTs, 16 × 16", grouped(messages)),
-        Unit::PerSecond,
-        server.acknowledged_per_s(),
-        Goal::AtLeast(0.33),
-    );
-    let note = format!("archived {}", figure(Unit::PerSecond, server.archived_per_s.unwrap_or(0.0)));
-    Ok(vec![line.beside("journal", journal.acknowledged_per_s()).note(note).from([server])])
+    let mut lines = Vec::new();
+    for (purpose, and) in [(Purpose::Keep, ""), (Purpose::Archive, ", archived")] {
+        let journal = bench.echo(Some(&own), &template, &shape)?;
+        own.settle();
+        let server = own.measure("ADT, burst", purpose, &template, &shape)?;
+        let work = format!("a burst of {} ADTs, 16 × 16{and}", grouped(messages));
+        let acknowledged = server.acknowledged_per_s();
+        let line = Line::amount("burst", work, Unit::PerSecond, acknowledged, Goal::AtLeast(0.33));
+        let note = format!("delivered {}", figure(Unit::PerSecond, server.archived_per_s.unwrap_or(0.0)));
+        lines.push(line.beside("journal", journal.acknowledged_per_s()).note(note).from([server]));
+    }
+    Ok(lines)
 }
 
 pub(super) fn sustained(bench: &Bench) -> Result<Vec<Line>, Fail> {
@@ -118,7 +118,7 @@ pub(super) fn sustained(bench: &Bench) -> Result<Vec<Line>, Fail> {
     let seconds = outcome.elapsed.as_secs_f64();
     let archived_per_s = outcome.acknowledged.saturating_sub(at_end) as f64 / seconds;
     own.wait_delivered(Purpose::Archive)?;
-    let mut server = super::Figures::of("ADT, sustained", &template, &shape, &outcome);
+    let mut server = Figures::of("ADT, sustained", &template, &shape, &outcome);
     server.archived_per_s = Some(archived_per_s);
     server.backlog_at_end = Some(at_end);
     server.server_cpu_us = Some((own.cpu() - cpu).as_secs_f64() * 1e6 / outcome.acknowledged.max(1) as f64);
