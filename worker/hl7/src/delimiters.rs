@@ -150,6 +150,22 @@ pub(crate) fn find(delimiter: u8, value: &[u8]) -> Option<usize> {
     found.or_else(|| Some(near.len() + memchr::memchr(delimiter, far)?))
 }
 
+/// The parts of a value between delimiters, of those a message declares; the whole where the sender does not use that one.
+pub fn parts(value: &str, delimiter: u8) -> impl Iterator<Item = &str> {
+    let used = delimiter != UNUSED;
+    let mut rest = Some(value);
+    std::iter::from_fn(move || {
+        let now = rest?;
+        match used.then(|| find(delimiter, now.as_bytes())).flatten() {
+            Some(at) => {
+                rest = Some(&now[at + 1..]);
+                Some(&now[..at])
+            }
+            None => rest.take(),
+        }
+    })
+}
+
 /// How many parts a value has; an empty one has one.
 pub(crate) fn count(value: &[u8], delimiter: u8) -> usize {
     if delimiter == UNUSED { 1 } else { memchr::memchr_iter(delimiter, value).count() + 1 }

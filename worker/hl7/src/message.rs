@@ -3,7 +3,7 @@
 //! Reading is tolerant: what a path asks for and the message lacks is absent, never a fault. Nothing is copied but the
 //! list of segments.
 
-use crate::delimiters::{self, Delimiters};
+use crate::delimiters::{self, Delimiters, parts};
 use crate::escape::unescape;
 use crate::header::HeaderFault;
 use crate::path::{Choice, FieldPath, Subcomponent};
@@ -311,21 +311,6 @@ fn is_header_field(segment: &str, n: u16) -> bool {
 
 fn part(value: &str, delimiter: u8, n: u16) -> Option<&str> {
     delimiters::part(value.as_bytes(), delimiter, usize::from(n)).map(|range| &value[range])
-}
-
-fn parts(value: &str, delimiter: u8) -> impl Iterator<Item = &str> {
-    let used = delimiter != delimiters::UNUSED;
-    let mut rest = Some(value);
-    std::iter::from_fn(move || {
-        let now = rest?;
-        match used.then(|| delimiters::find(delimiter, now.as_bytes())).flatten() {
-            Some(at) => {
-                rest = Some(&now[at + 1..]);
-                Some(&now[..at])
-            }
-            None => rest.take(),
-        }
-    })
 }
 
 #[cfg(test)]
