@@ -40,30 +40,39 @@ pub fn admit<'a>(message: &'a Readable<'_>, channel: &Channel) -> Admission<'a> 
     if header.control_id().is_empty() {
         return refuse(header, &Refusal::CONTROL_ID_MISSING);
     }
-    if header.message_type().0.is_empty() {
+    let message_type = header.message_type();
+    if message_type.0.is_empty() {
         return refuse(header, &Refusal::TYPE_MISSING);
     }
-    let workflow = match workflow(message.bytes(), &header, &channel.workflows) {
+    let workflow = match workflow(message.bytes(), &header, message_type, &channel.workflows) {
         Ok(workflow) => workflow,
         Err(refusal) => return refuse(header, refusal),
     };
-    if !is_listed(&channel.accept_versions, header.component(12, 1)) {
+    if !is_listed(&channel.accept_versions, &header, 12) {
         return refuse(header, &Refusal::VERSION);
     }
-    if !is_listed(&channel.accept_processing_ids, header.component(11, 1)) {
+    if !is_listed(&channel.accept_processing_ids, &header, 11) {
         return refuse(header, &Refusal::PROCESSING_ID);
     }
     Admission::Accept { header, workflow }
 }
 
-/// Whether a channel's list has a value; one without a list has every value.
-fn is_listed(list: &Option<Vec<String>>, value: &[u8]) -> bool {
-    list.as_ref().is_none_or(|list| list.iter().any(|listed| listed.as_bytes() == value))
+/// Whether a channel's list has the value of a field; one without a list has every value.
+fn is_listed(list: &Option<Vec<String>>, header: &Header<'_>, field: u16) -> bool {
+    let has = |list: &Vec<String>| {
+        let value = header.component(field, 1);
+        list.iter().any(|listed| listed.as_bytes() == value)
+    };
+    list.as_ref().is_none_or(has)
 }
 
 /// The workflow of a message type (MSH-9, or MSH-9.1 and EVN-1 where MSH-9 names no event).
-fn workflow(body: &[u8], header: &Header<'_>, table: &WorkflowTable) -> Result<Workflow, &'static Refusal> {
-    let (code, event) = header.message_type();
+fn workflow(
+    body: &[u8],
+    header: &Header<'_>,
+    (code, event): (&[u8], &[u8]),
+    table: &WorkflowTable,
+) -> Result<Workflow, &'static Refusal> {
     let code = String::from_utf8_lossy(code);
     let event_segment = if event.is_empty() { header::event_of(body, header) } else { None };
     let event = String::from_utf8_lossy(event_segment.as_deref().unwrap_or(event));

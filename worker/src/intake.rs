@@ -15,7 +15,6 @@ use config::{AckMode, Duplicates as Mode, OnUndecodable, WorkerSettings};
 use hl7::ack::{self, Refusal};
 use hl7::charset::{self, Readable};
 use hl7::header::Header;
-use hl7::message::Message;
 use hl7::segments;
 use jiff::tz::TimeZone;
 use journal::{Ids, MessageId, Tag};
@@ -174,14 +173,13 @@ impl Intake {
                 Taken::Answer { answer, quarantine: unreadable.then_some((id, "not_hl7", body)) }
             }
             Admission::Accept { header, workflow } => {
-                let decoded = charset::decode(&body, channel.encoding);
+                let decoded = charset::decode_behind(&header, &body, channel.encoding);
                 if decoded.undecodable > 0 && channel.on_undecodable == OnUndecodable::Refuse {
                     let id = self.next_id(now_us);
                     let answer = encode(self.refusal(Some(&header), &Refusal::UNDECODABLE, id));
                     return Taken::Answer { answer, quarantine: None };
                 }
-                let message = Message::parse(&decoded.text).ok();
-                let keys = self.order_keys.keys(message.as_ref(), &header, address, workflow, &self.tag_key);
+                let keys = self.order_keys.keys(&decoded.text, &header, address, workflow, &self.tag_key);
                 let tag = self.tag_key.tag([header.field(3), header.field(4)], header.control_id(), &body);
                 let new = |id, received_us, utc_offset_s| NewMessage {
                     id,
@@ -332,7 +330,7 @@ impl Intake {
     }
 
     fn next_id(&mut self, now_us: i64) -> MessageId {
-        self.random = self.tag_key.order_key(0, &[&self.random.to_le_bytes()]);
+        self.random = self.tag_key.order_key(0, [self.random.to_le_bytes()]);
         self.ids.next((now_us / 1000).max(0) as u64, self.random)
     }
 
@@ -361,7 +359,7 @@ mod tests {
         let returned = Arc::new(ReturnedFolder::open(folder.path(), |_| true).unwrap());
         let given_up = Arc::new(GivenUp::default());
         let not_done = NotDone { failed, returned, given_up: Arc::clone(&given_up) };
-        let mut intake = Intake::new(settings, counters, not_done, Vec::new(), TagKey([7; 16]), 1);
+        let mut intake = Intake::new(settings, counters, not_done, Vec::new(), TagKey::new([7; 16]), 1);
         let take = |intake: &mut Intake| {
             let body = b"MSH|^~\\&|A|B|C|D|20260101||ADT^A01|1|P|2.5\rPID|1||7\r".to_vec();
             match intake.take(body, false, &"peer".into(), Ipv4Addr::LOCALHOST.into(), |_| false) {

@@ -6,6 +6,7 @@ use config::{Channel, Workflow};
 use hl7::header::Header;
 use hl7::message::Message;
 use hl7::path::{Choice, FieldPath};
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 /// Where order keys come from on one channel.
@@ -37,46 +38,51 @@ impl OrderKeys {
     /// The keys of a message: its patient's; those of every patient of a merge; else its sender's.
     pub fn keys(
         &self,
-        message: Option<&Message<'_>>,
+        text: &str,
         header: &Header<'_>,
         peer: IpAddr,
         workflow: Workflow,
         hash: &TagKey,
     ) -> Vec<u64> {
-        let mut keys: Vec<u64> = match (message, workflow) {
-            (None, _) => Vec::new(),
-            (Some(message), Workflow::PatientMerge) => {
-                let mut keys = keys_of_each(message, &self.survivors, hash);
-                keys.extend(keys_of_each(message, &self.priors, hash));
-                keys
+        let read = |paths: &[FieldPath]| Message::parse_for(text, paths).ok();
+        let mut keys = Vec::new();
+        if workflow == Workflow::PatientMerge {
+            for paths in [&self.survivors, &self.priors] {
+                keys.extend(read(paths).into_iter().flat_map(|message| keys_of_each(&message, paths, hash)));
             }
-            (Some(message), _) => {
-                let texts: Vec<_> = self.patient.iter().filter_map(|path| message.text(path)).collect();
-                patient_key(texts.iter().map(AsRef::as_ref), hash).into_iter().collect()
-            }
-        };
+        } else if let Some(message) = read(&self.patient) {
+            keys.extend(patient_key(self.patient.iter().filter_map(|path| message.text(path)), hash));
+        }
         keys.sort_unstable();
         keys.dedup();
         keys.truncate(journal::KEYS_MAX);
         if keys.is_empty() {
             let address = peer.to_string();
-            keys.push(hash.order_key(SENDER, &[header.field(3), header.field(4), address.as_bytes()]));
+            keys.push(hash.order_key(SENDER, [header.field(3), header.field(4), address.as_bytes()]));
         }
         keys
     }
 }
 
 /// One key for the values that name one patient; none where all are empty.
-fn patient_key<'a>(values: impl Iterator<Item = &'a str>, hash: &TagKey) -> Option<u64> {
-    let parts: Vec<&[u8]> = values.filter(|v| !v.is_empty()).map(str::as_bytes).collect();
-    (!parts.is_empty()).then(|| hash.order_key(PATIENT, &parts))
+fn patient_key<'a>(values: impl Iterator<Item = Cow<'a, str>>, hash: &TagKey) -> Option<u64> {
+    let mut parts = values.filter(|value| !value.is_empty()).map(Bytes).peekable();
+    parts.peek().is_some().then(|| hash.order_key(PATIENT, parts))
+}
+
+struct Bytes<'a>(Cow<'a, str>);
+
+impl AsRef<[u8]> for Bytes<'_> {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
 }
 
 /// The key of the first patient that the paths name, of the second, and so on.
 fn keys_of_each(message: &Message<'_>, paths: &[FieldPath], hash: &TagKey) -> Vec<u64> {
     let columns: Vec<Vec<_>> = paths.iter().map(|path| message.text_all(path)).collect();
     let rows = columns.iter().map(Vec::len).max().unwrap_or(0);
-    let row = |n: usize| columns.iter().filter_map(move |column| column.get(n)).map(AsRef::as_ref);
+    let row = |n: usize| columns.iter().filter_map(move |column| column.get(n)).cloned();
     (0..rows).filter_map(|n| patient_key(row(n), hash)).collect()
 }
 
@@ -91,10 +97,9 @@ mod tests {
 
     fn keys(lines: &str, workflow: Workflow, segments: &str) -> Vec<u64> {
         let text = format!("MSH|^~\\&|A|B|C|D|20260101||ADT^A34|1|P|2.5\r{segments}");
-        let message = Message::parse(&text).unwrap();
         let header = Header::parse(text.as_bytes()).unwrap();
         let order = OrderKeys::of(&settings(lines).channel);
-        order.keys(Some(&message), &header, "127.0.0.1".parse().unwrap(), workflow, &TagKey([1; 16]))
+        order.keys(&text, &header, "127.0.0.1".parse().unwrap(), workflow, &TagKey::new([1; 16]))
     }
 
     #[test]

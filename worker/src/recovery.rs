@@ -241,7 +241,7 @@ fn tag_key(path: &Path) -> std::io::Result<TagKey> {
     match fs::read(path) {
         Ok(bytes) => {
             let key = bytes.try_into().map_err(|_| std::io::Error::other("it does not hold 16 bytes"))?;
-            return Ok(TagKey(key));
+            return Ok(TagKey::new(key));
         }
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         // With another key every message would look new, and every patient be another.
@@ -250,7 +250,7 @@ fn tag_key(path: &Path) -> std::io::Result<TagKey> {
     let mut key = [0; 16];
     getrandom::fill(&mut key).map_err(std::io::Error::other)?;
     replace_file(path, &key)?;
-    Ok(TagKey(key))
+    Ok(TagKey::new(key))
 }
 
 /// Gathers what the journal has open.

@@ -126,8 +126,9 @@ fn write(
     let separator = inbound.delimiters.field;
     let mut out = Vec::with_capacity(256);
     out.extend_from_slice(b"MSH");
-    let message_type = inbound.message_type();
-    let fields: [&[u8]; 11] = [
+    let component = [inbound.delimiters.component];
+    let message_type = inbound.message_type(&component);
+    let fields: [&[u8]; 8] = [
         &inbound.encoding_characters,
         if inbound.field(5).is_empty() { APPLICATION } else { inbound.field(5) },
         inbound.field(6),
@@ -135,12 +136,15 @@ fn write(
         inbound.field(4),
         time.as_bytes(),
         b"",
-        &message_type,
-        id.as_bytes(),
-        inbound.field(11),
-        if inbound.field(12).is_empty() { VERSION } else { inbound.field(12) },
+        b"ACK",
     ];
     for field in fields {
+        out.push(separator);
+        out.extend_from_slice(field);
+    }
+    message_type.iter().for_each(|part| out.extend_from_slice(part));
+    let version = if inbound.field(12).is_empty() { VERSION } else { inbound.field(12) };
+    for field in [id.as_bytes(), inbound.field(11), version] {
         out.push(separator);
         out.extend_from_slice(field);
     }
@@ -204,20 +208,20 @@ impl<'h, 'a> Inbound<'h, 'a> {
         }
     }
 
-    fn message_type(&self) -> Vec<u8> {
+    /// What stands behind `ACK` in MSH-9: the event from 2.3 on, the structure from 2.4 on.
+    fn message_type<'t>(&self, component: &'t [u8]) -> [&'t [u8]; 4]
+    where
+        'a: 't,
+    {
         let event = self.header.map_or(&[][..], |header| header.message_type().1);
-        let mut out = b"ACK".to_vec();
-        let version = self.version();
-        if event.is_empty() || version < (2, 3) {
-            return out;
+        if event.is_empty() {
+            return [b""; 4];
         }
-        out.push(self.delimiters.component);
-        out.extend_from_slice(event);
-        if version >= (2, 4) {
-            out.push(self.delimiters.component);
-            out.extend_from_slice(b"ACK");
+        match self.version() {
+            (0..=1, _) | (2, ..=2) => [b""; 4],
+            (2, 3) => [component, event, b"", b""],
+            (2, 4..) | (3.., _) => [component, event, component, b"ACK"],
         }
-        out
     }
 
     /// ERR-1 up to HL7 2.4; ERR-2 to ERR-8 later.

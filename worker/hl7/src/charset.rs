@@ -22,9 +22,12 @@ pub use declared::declared;
 pub use readable::{Readable, transcode_header, transcode_start};
 
 pub(crate) use declared::Declared;
-pub(crate) use iso2022::mask;
+#[cfg(test)]
+pub(crate) use declared::ISO_2022_JP;
+pub(crate) use iso2022::{ESC, mask};
 pub(crate) use wide::{looks_wide, outline};
 
+use crate::header::Header;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 
@@ -128,12 +131,23 @@ pub fn decode(bytes: &[u8], encoding: Encoding) -> Decoded<'_> {
     if let Some((wide, text)) = wide::Wide::of(bytes, encoding) {
         return wide.decode(text);
     }
+    decode_declared(bytes, &Declared::of(bytes, encoding))
+}
+
+/// As [`decode`], for a message whose header was read, by [`Readable::header`] in the same encoding: it is not read again.
+pub fn decode_behind<'a>(header: &Header<'_>, bytes: &'a [u8], encoding: Encoding) -> Decoded<'a> {
+    if let Some((wide, text)) = wide::Wide::of(bytes, encoding) {
+        return wide.decode(text);
+    }
+    decode_declared(bytes, &Declared::of_header(header, encoding))
+}
+
+fn decode_declared<'a>(bytes: &'a [u8], declared: &Declared) -> Decoded<'a> {
     // Senders put UTF-8's mark before bodies of any ASCII-like encoding.
     let bytes = bytes.strip_prefix(BYTE_ORDER_MARK).unwrap_or(bytes);
-    let declared = Declared::of(bytes, encoding);
     match declared.escape {
         Some(escape) if iso2022::has_switch(bytes, escape) => {
-            iso2022::decode(bytes, declared.encoding, &declared)
+            iso2022::decode(bytes, declared.encoding, declared)
         }
         _ => decode_plain(bytes, declared.encoding),
     }

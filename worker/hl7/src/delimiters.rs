@@ -118,13 +118,52 @@ pub(crate) fn part(value: &[u8], delimiter: u8, n: usize) -> Option<Range<usize>
     if delimiter == UNUSED {
         return (n == 1).then_some(0..value.len());
     }
-    let mut ends = memchr::memchr_iter(delimiter, value);
-    let start = match n {
-        0 => return None,
-        1 => 0,
-        _ => ends.nth(n - 2)? + 1,
-    };
-    Some(start..ends.next().unwrap_or(value.len()))
+    let mut start = 0;
+    for _ in 1..n {
+        start += find(delimiter, &value[start..])? + 1;
+    }
+    (n > 0).then(|| start..find(delimiter, &value[start..]).map_or(value.len(), |at| start + at))
+}
+
+/// Where the n-th component (from 1) of the first repetition of a value lies; `None` when there are fewer.
+pub(crate) fn component(value: &[u8], delimiters: &Delimiters, n: u16) -> Option<Range<usize>> {
+    let is = |byte: u8, delimiter: u8| byte == delimiter && delimiter != UNUSED;
+    let (mut start, mut left) = (0, n.checked_sub(1)?);
+    for (at, &byte) in value.iter().enumerate() {
+        let separates = is(byte, delimiters.component);
+        if is(byte, delimiters.repetition) || separates && left == 0 {
+            return (left == 0).then_some(start..at);
+        }
+        if separates {
+            (start, left) = (at + 1, left - 1);
+        }
+    }
+    (left == 0).then_some(start..value.len())
+}
+
+/// Where a delimiter first stands. Most parts are a few bytes long, where a search that is made for many bytes costs more
+/// than it saves.
+pub(crate) fn find(delimiter: u8, value: &[u8]) -> Option<usize> {
+    const NEAR: usize = 16;
+    let (near, far) = value.split_at(value.len().min(NEAR));
+    let found = near.iter().position(|&byte| byte == delimiter);
+    found.or_else(|| Some(near.len() + memchr::memchr(delimiter, far)?))
+}
+
+/// The parts of a value between delimiters, of those a message declares; the whole where the sender does not use that one.
+pub fn parts(value: &str, delimiter: u8) -> impl Iterator<Item = &str> {
+    let used = delimiter != UNUSED;
+    let mut rest = Some(value);
+    std::iter::from_fn(move || {
+        let now = rest?;
+        match used.then(|| find(delimiter, now.as_bytes())).flatten() {
+            Some(at) => {
+                rest = Some(&now[at + 1..]);
+                Some(&now[..at])
+            }
+            None => rest.take(),
+        }
+    })
 }
 
 /// How many parts a value has; an empty one has one.

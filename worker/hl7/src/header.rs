@@ -71,6 +71,9 @@ impl<'a> Header<'a> {
     /// [`charset::transcode_header`].
     pub fn parse_in(body: &'a [u8], encoding: Encoding) -> Result<Header<'a>, HeaderFault> {
         let mut header = Header::parse(body)?;
+        if header.is_plain() {
+            return Ok(header);
+        }
         // MSH-18 says whether the message switches between sets; it may itself stand behind such a switch.
         header.hide(encoding, Some(delimiters::UNUSED));
         let Declared { encoding, escape, .. } = Declared::of_header(&header, encoding);
@@ -78,9 +81,18 @@ impl<'a> Header<'a> {
         if header.fields < FIELDS_MIN { Err(HeaderFault::Short) } else { Ok(header) }
     }
 
+    /// The usual MSH: ASCII, and nothing behind MSH-2 that could begin a switch. In it every delimiter is one.
+    fn is_plain(&self) -> bool {
+        let values = &self.msh[self.starts[1] as usize..];
+        self.msh.is_ascii() && memchr::memchr2(charset::ESC, self.delimiters.escape, values).is_none()
+    }
+
     fn hide(&mut self, encoding: Encoding, escape: Option<u8>) {
-        self.mask = charset::mask(self.msh, encoding, escape, self.delimiters.field);
-        self.find_fields();
+        let mask = charset::mask(self.msh, encoding, escape, self.delimiters.field);
+        if mask != self.mask {
+            self.mask = mask;
+            self.find_fields();
+        }
     }
 
     /// Something in the MSH looks like a delimiter and is none.
@@ -91,12 +103,15 @@ impl<'a> Header<'a> {
     fn find_fields(&mut self) {
         let mut starts = [0; PLACES];
         let mut fields = 1;
-        for at in memchr::memchr_iter(self.delimiters.field, self.outline()) {
-            if let Some(place) = starts.get_mut(fields - 1) {
-                // A field that begins past 4 GiB does not exist: frames are far smaller.
-                *place = u32::try_from(at + 1).unwrap_or(u32::MAX);
+        // Fields of an MSH are short: a search made for long ones costs more.
+        for (at, byte) in self.outline().iter().enumerate() {
+            if *byte == self.delimiters.field {
+                if let Some(place) = starts.get_mut(fields - 1) {
+                    // A field that begins past 4 GiB does not exist: frames are far smaller.
+                    *place = u32::try_from(at + 1).unwrap_or(u32::MAX);
+                }
+                fields += 1;
             }
-            fields += 1;
         }
         (self.starts, self.fields) = (starts, fields);
     }
@@ -134,9 +149,7 @@ impl<'a> Header<'a> {
         }
         let place = self.place(field);
         let Some(value) = self.outline().get(place.clone()) else { return &[] };
-        let first = delimiters::part(value, self.delimiters.repetition, 1).unwrap_or(0..value.len());
-        let found = delimiters::part(&value[first], self.delimiters.component, usize::from(component))
-            .unwrap_or_default();
+        let found = delimiters::component(value, &self.delimiters, component).unwrap_or_default();
         self.msh.get(place.start + found.start..place.start + found.end).unwrap_or_default()
     }
 
@@ -254,6 +267,22 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn plain_header_is_read_as_one_that_might_be_none(tail in "[A-Z~^\\\\|\x1b$(C2D4]{0,60}") {
+            let body = format!("MSH|^~\\&|A|B|C|D|2024||ADT^A01|1|P|2.5||||||{tail}");
+            let looked_at_whole = |encoding| {
+                let mut header = Header::parse(body.as_bytes())?;
+                header.hide(encoding, Some(delimiters::UNUSED));
+                let escape = Declared::of_header(&header, encoding).escape;
+                header.hide(encoding, escape);
+                if header.fields < FIELDS_MIN { Err(HeaderFault::Short) } else { Ok(header) }
+            };
+            for encoding in [Encoding::Auto, Encoding::Utf8, charset::ISO_2022_JP] {
+                let (whole, found) = (looked_at_whole(encoding), Header::parse_in(body.as_bytes(), encoding));
+                prop_assert_eq!(format!("{whole:?}"), format!("{found:?}"));
+            }
+        }
+
         #[test]
         fn no_bytes_make_the_header_panic(tail in proptest::collection::vec(any::<u8>(), 0..300), n in any::<u16>()) {
             for prefix in [&b""[..], b"MSH", b"MSH|^~\\&|", b"MSH|^~\\&|||||||A|", b"\xEF\xBB\xBF MSH|"] {

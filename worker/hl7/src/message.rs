@@ -3,7 +3,7 @@
 //! Reading is tolerant: what a path asks for and the message lacks is absent, never a fault. Nothing is copied but the
 //! list of segments.
 
-use crate::delimiters::{self, Delimiters};
+use crate::delimiters::{self, Delimiters, parts};
 use crate::escape::unescape;
 use crate::header::HeaderFault;
 use crate::path::{Choice, FieldPath, Subcomponent};
@@ -13,6 +13,9 @@ use std::collections::HashMap;
 
 /// HL7's explicit null: the field is to be empty.
 const NULL: &str = "\"\"";
+
+/// Room for the segments of a message without its growing.
+const SEGMENTS: usize = 16;
 
 /// A message over its decoded text.
 #[derive(Clone, Debug)]
@@ -30,16 +33,52 @@ pub struct Segment<'a> {
     pub raw: &'a str,
 }
 
+/// The delimiters of a message, and its segments in order.
+fn segments_of(text: &str) -> Result<(Delimiters, impl Iterator<Item = Segment<'_>>), HeaderFault> {
+    let skipped = text.len() - segments::skip_junk(text.as_bytes()).len();
+    let text = &text[skipped..];
+    let delimiters = Delimiters::read(text.as_bytes())?;
+    let mut ranges = segments::split(text.as_bytes(), delimiters.field);
+    let found = std::iter::from_fn(move || ranges.next_range())
+        .map(move |range| Segment::new(&text[range], delimiters.field));
+    Ok((delimiters, found))
+}
+
 impl<'a> Message<'a> {
     /// Finds the segments of a message; it begins with an MSH, after a byte order mark, CR, LF and spaces.
     pub fn parse(text: &'a str) -> Result<Message<'a>, HeaderFault> {
-        let skipped = text.len() - segments::skip_junk(text.as_bytes()).len();
-        let text = &text[skipped..];
-        let delimiters = Delimiters::read(text.as_bytes())?;
-        let mut ranges = segments::split(text.as_bytes(), delimiters.field);
-        let segments = std::iter::from_fn(|| ranges.next_range())
-            .map(|range| Segment::new(&text[range], delimiters.field))
+        let (delimiters, found) = segments_of(text)?;
+        let mut segments = Vec::with_capacity(SEGMENTS);
+        segments.extend(found);
+        Ok(Message { delimiters, segments })
+    }
+
+    /// As [`parse`](Self::parse), for whoever asks for nothing but these paths: a message that holds the segments they
+    /// choose, and no others; what stands behind the last of them is not looked at.
+    pub fn parse_for(text: &'a str, paths: &[FieldPath]) -> Result<Message<'a>, HeaderFault> {
+        let (delimiters, mut found) = segments_of(text)?;
+        let mut wanted: Vec<(&FieldPath, usize)> = paths
+            .iter()
+            .map(|path| match path.occurrence() {
+                Choice::Nth(n) => (path, usize::from(n)),
+                Choice::Every => (path, usize::MAX),
+            })
             .collect();
+        let mut segments = Vec::new();
+        while !wanted.is_empty() {
+            let Some(segment) = found.next() else { break };
+            let mut is_wanted = false;
+            wanted.retain_mut(|(path, left)| {
+                if path.names(segment.name) {
+                    is_wanted = true;
+                    *left -= 1;
+                }
+                *left > 0
+            });
+            if is_wanted {
+                segments.push(segment);
+            }
+        }
         Ok(Message { delimiters, segments })
     }
 
@@ -56,7 +95,24 @@ impl<'a> Message<'a> {
     /// The value at a path with its escapes as they stand: a whole repetition, a whole component with its
     /// subcomponents, or a subcomponent. `None` when it is absent or empty. Of several the first that is not empty.
     pub fn raw(&self, path: &FieldPath) -> Option<&'a str> {
-        self.repetitions(path).filter_map(|repetition| self.raw_in(repetition, path)).find(|v| !v.is_empty())
+        if path.is_multiple() {
+            let each = self.repetitions(path).filter_map(|repetition| self.raw_in(repetition, path));
+            return each.into_iter().find(|v| !v.is_empty());
+        }
+        self.only(path).filter(|v| !v.is_empty())
+    }
+
+    /// The value at a path that chooses one segment and one repetition.
+    fn only(&self, path: &FieldPath) -> Option<&'a str> {
+        let (Choice::Nth(segment), Choice::Nth(repetition)) = (path.occurrence(), path.repetition()) else {
+            return None;
+        };
+        let segment = self.segments.iter().filter(|s| path.names(s.name)).nth(usize::from(segment) - 1)?;
+        let field = segment.field(path.field(), self.delimiters.field)?;
+        let header = is_header_field(segment.name, path.field());
+        let delimiter = if header { delimiters::UNUSED } else { self.delimiters.repetition };
+        let value = part(field, delimiter, repetition)?;
+        self.raw_in(Some(Repetition { value, header }), path)
     }
 
     /// Every value a path with `*` or `[*]` matches: one for each segment of that name and each repetition, an absent
@@ -71,11 +127,14 @@ impl<'a> Message<'a> {
     /// The value at a path as text: escapes resolved, HL7's null as empty text. A path that stops at the component
     /// reads its first subcomponent, `.*` the component as it stands. `None` when it is absent or empty.
     pub fn text(&self, path: &FieldPath) -> Option<Cow<'a, str>> {
-        self.repetitions(path)
-            .filter_map(|repetition| self.raw_in(repetition, path))
-            .map(|raw| self.first_subcomponent(raw, path))
-            .find(|raw| !raw.is_empty())
-            .map(|raw| self.resolve(raw, path))
+        let first = |raw| self.first_subcomponent(raw, path);
+        let found = if path.is_multiple() {
+            let each = self.repetitions(path).filter_map(|repetition| self.raw_in(repetition, path));
+            each.map(first).find(|raw| !raw.is_empty())
+        } else {
+            self.only(path).map(first).filter(|raw| !raw.is_empty())
+        };
+        found.map(|raw| self.resolve(raw, path))
     }
 
     /// Every value a path with `*` or `[*]` matches as text, an absent one as an empty text.
@@ -149,7 +208,7 @@ impl<'a> Message<'a> {
 
     /// The repetitions a path chooses, whole, over all the segments it chooses; one that is absent as `None`.
     fn repetitions<'s>(&'s self, path: &'s FieldPath) -> impl Iterator<Item = Option<Repetition<'a>>> + 's {
-        let named = self.segments.iter().filter(|segment| segment.name == path.segment());
+        let named = self.segments.iter().filter(|segment| path.names(segment.name));
         let (skip, take) = match path.occurrence() {
             Choice::Nth(n) => (usize::from(n) - 1, 1),
             Choice::Every => (0, usize::MAX),
@@ -225,7 +284,7 @@ struct Repetition<'a> {
 
 impl<'a> Segment<'a> {
     fn new(raw: &'a str, separator: u8) -> Segment<'a> {
-        let end = memchr::memchr(separator, raw.as_bytes()).unwrap_or(raw.len());
+        let end = delimiters::find(separator, raw.as_bytes()).unwrap_or(raw.len());
         Segment { name: &raw[..end], raw }
     }
 
@@ -252,21 +311,6 @@ fn is_header_field(segment: &str, n: u16) -> bool {
 
 fn part(value: &str, delimiter: u8, n: u16) -> Option<&str> {
     delimiters::part(value.as_bytes(), delimiter, usize::from(n)).map(|range| &value[range])
-}
-
-fn parts(value: &str, delimiter: u8) -> impl Iterator<Item = &str> {
-    let delimiter = (delimiter != delimiters::UNUSED).then_some(char::from(delimiter));
-    let mut rest = Some(value);
-    std::iter::from_fn(move || {
-        let now = rest?;
-        match delimiter.and_then(|delimiter| now.split_once(delimiter)) {
-            Some((part, later)) => {
-                rest = Some(later);
-                Some(part)
-            }
-            None => rest.take(),
-        }
-    })
 }
 
 #[cfg(test)]
@@ -387,6 +431,24 @@ mod tests {
     }
 
     #[test]
+    fn message_read_for_paths_holds_their_segments_and_no_others() {
+        let names = |paths: &[&str]| -> Vec<&str> {
+            let paths: Vec<FieldPath> = paths.iter().map(|text| path(text)).collect();
+            Message::parse_for(ORU, &paths).unwrap().segments().iter().map(|segment| segment.name).collect()
+        };
+        assert_eq!(names(&["PID.1.3"]), ["PID"]);
+        assert_eq!(names(&["PID.1.3", "OBX.2.5", "PID.1.5"]), ["PID", "OBX", "OBX"]);
+        assert_eq!(names(&["OBX.*.5", "MSH.1.3"]), ["MSH", "OBX", "OBX", "OBX", "OBX"]);
+        assert_eq!(names(&[]), [""; 0]);
+        let later = [ORU, "PID|1||later\r"].concat();
+        let message = Message::parse_for(&later, &[path("PID.2.3"), path("OBX.3.5")]).unwrap();
+        assert_eq!(
+            (message.text(&path("PID.2.3")).as_deref(), message.text(&path("OBX.3.5"))),
+            (Some("later"), None)
+        );
+    }
+
+    #[test]
     fn names_that_only_begin_like_the_segment_are_others() {
         let message = Message::parse("MSH|^~\\&\rPIDX|1||9\rpid|1||8\rPID").unwrap();
         assert_eq!(message.text(&path("PID.1.3")), None);
@@ -405,8 +467,10 @@ mod tests {
                 let Ok(message) = Message::parse(&body) else { continue };
                 for path in ["PID.1.3", "PID.*.3[*].1", "MSH.1.2.1", "PID.1.5.1.*", "MSH.*.1[*].1.2", "OBX.*.5[2]"] {
                     let path = path.parse().unwrap();
-                    message.text(&path);
-                    message.text_all(&path);
+                    let few = Message::parse_for(&body, &[path]).unwrap();
+                    prop_assert_eq!(few.raw(&path), message.raw(&path));
+                    prop_assert_eq!(few.text(&path), message.text(&path));
+                    prop_assert_eq!(few.text_all(&path), message.text_all(&path));
                 }
                 for segment in message.segments() {
                     segment.field(n, message.delimiters().field);

@@ -73,6 +73,11 @@ impl FieldPath {
         std::str::from_utf8(&self.segment).expect("a segment name is ASCII")
     }
 
+    /// Whether a segment has the name that is meant.
+    pub(crate) fn names(&self, segment: &str) -> bool {
+        segment.as_bytes() == self.segment
+    }
+
     /// Which segment of that name.
     pub fn occurrence(&self) -> Choice {
         self.occurrence

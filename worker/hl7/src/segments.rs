@@ -4,7 +4,7 @@
 //! segment name and the field separator follow it. Without any CR, LF ends a segment. Runs of them count as one, so
 //! there are no empty segments.
 
-use memchr::{memchr, memchr2};
+use memchr::memchr;
 use std::ops::Range;
 
 /// The segments of a body in order, without their ends.
@@ -13,12 +13,15 @@ pub struct Segments<'a> {
     body: &'a [u8],
     at: usize,
     has_cr: bool,
+    /// The first CR at or behind `at`, once it was looked for; the body's length where there is none.
+    cr: usize,
     field: u8,
 }
 
 /// Splits a body into segments; `field` is the message's field separator.
 pub fn split(body: &[u8], field: u8) -> Segments<'_> {
-    Segments { body, at: 0, has_cr: memchr(b'\r', body).is_some(), field }
+    let cr = memchr(b'\r', body);
+    Segments { body, at: 0, has_cr: cr.is_some(), cr: cr.unwrap_or(body.len()), field }
 }
 
 impl<'a> Iterator for Segments<'a> {
@@ -33,24 +36,27 @@ impl Segments<'_> {
     /// Where the next segment lies in the body. Its neighbours are ASCII, so that in a text it is a text.
     pub(crate) fn next_range(&mut self) -> Option<Range<usize>> {
         let start = self.at + self.body[self.at..].iter().position(|&b| b != b'\r' && b != b'\n')?;
-        let end = start + self.end_of_first(&self.body[start..]);
+        let end = self.end_of(start);
         self.at = end;
         Some(start..start + trim_lf(&self.body[start..end]).len())
     }
 
-    fn end_of_first(&self, rest: &[u8]) -> usize {
+    fn end_of(&mut self, start: usize) -> usize {
+        let found = |byte, from: usize, to: usize| memchr(byte, &self.body[from..to]).map(|at| from + at);
         if !self.has_cr {
-            return memchr(b'\n', rest).unwrap_or(rest.len());
+            return found(b'\n', start, self.body.len()).unwrap_or(self.body.len());
         }
-        let mut from = 0;
-        while let Some(at) = memchr2(b'\r', b'\n', &rest[from..]) {
-            let at = from + at;
-            if rest[at] == b'\r' || begins_segment(&rest[at + 1..], self.field) {
+        if self.cr < start {
+            self.cr = found(b'\r', start, self.body.len()).unwrap_or(self.body.len());
+        }
+        let mut lf = found(b'\n', start, self.cr);
+        while let Some(at) = lf {
+            if begins_segment(&self.body[at + 1..], self.field) {
                 return at;
             }
-            from = at + 1;
+            lf = found(b'\n', at + 1, self.cr);
         }
-        rest.len()
+        self.cr
     }
 }
 
@@ -103,6 +109,18 @@ mod tests {
         assert_eq!(lines("MSH|1\rNTE|a\nb\rPID|2"), ["MSH|1", "NTE|a\nb", "PID|2"]);
         assert_eq!(lines("MSH|1\rNTE|a\nPID|2"), ["MSH|1", "NTE|a", "PID|2"]);
         assert_eq!(lines("MSH|1\rNTE|a\nPID^2"), ["MSH|1", "NTE|a\nPID^2"]);
+    }
+
+    #[test]
+    fn segments_end_alike_however_far_the_next_cr_is() {
+        let lines_of_lf = "PID|1\n".repeat(5);
+        assert_eq!(
+            lines(&format!("MSH|1\r{lines_of_lf}")),
+            ["MSH|1", "PID|1", "PID|1", "PID|1", "PID|1", "PID|1"]
+        );
+        let body = format!("{lines_of_lf}NTE|x\n\r\n{lines_of_lf}");
+        assert_eq!(lines(&body).len(), 11);
+        assert_eq!(lines(&body)[5..7], ["NTE|x", "PID|1"]);
     }
 
     #[test]

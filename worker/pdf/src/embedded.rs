@@ -113,8 +113,20 @@ impl Lettering {
     }
 }
 
-/// A stream, compressed.
+/// Shorter contents stay as they are: to begin to compress costs as much time as to stamp a report does otherwise.
+const PACKED_MIN: usize = 2048;
+
+/// A stream, compressed where that is worth it.
 pub(crate) fn packed<const N: usize>(entries: [(&str, Object); N], content: &[u8]) -> Object {
+    if content.len() < PACKED_MIN {
+        let dict = Dictionary::from_iter(entries);
+        return Object::Stream(Stream {
+            dict,
+            content: content.to_vec(),
+            allows_compression: false,
+            start_position: None,
+        });
+    }
     let mut encoder = ZlibEncoder::new(Vec::new(), Compression::default());
     let compressed =
         encoder.write_all(content).and_then(|()| encoder.finish()).expect("memory takes every write");

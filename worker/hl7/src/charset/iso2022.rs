@@ -14,7 +14,7 @@ use encoding_rs::{BIG5, EUC_JP, EUC_KR, GB18030, GBK, SHIFT_JIS};
 use memchr::memchr2;
 use std::borrow::Cow;
 
-const ESC: u8 = 0x1B;
+pub(crate) const ESC: u8 = 0x1B;
 /// How far the end of a run of pairs is looked for: further than any name goes.
 const RUN_BYTES_MAX: usize = 256;
 
@@ -409,6 +409,9 @@ mod tests {
             for label in ["auto", "utf-8", "shift_jis", "iso-2022-jp", "gb18030", "ascii"] {
                 let encoding = Encoding::from_label(label).unwrap();
                 let decoded = decode(&body, encoding);
+                if let Ok(header) = Header::parse_in(&body, encoding) {
+                    prop_assert_eq!(&crate::charset::decode_behind(&header, &body, encoding), &decoded);
+                }
                 prop_assert!(decoded.undecodable <= decoded.text.matches(char::REPLACEMENT_CHARACTER).count());
                 let msh = [&b"MSH|^~\\&|"[..], &pid.concat(), b"|B|C|D|2024||ADT^A01|1|P|2.5||||||~ISO IR87"].concat();
                 if let Ok(header) = Header::parse_in(&msh, encoding) {

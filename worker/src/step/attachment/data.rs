@@ -87,9 +87,10 @@ impl Reading<'_> {
     /// encoded by itself. `None` where they are not of this encoding.
     pub fn decode(&self, pieces: &[&str], encoding: DataEncoding, each_whole: bool) -> Option<Vec<u8>> {
         let clean = match pieces {
-            [only] if memchr(self.delimiters.escape, only.as_bytes()).is_none() => {
-                encoding.decode_clean(only)
-            }
+            [only] => self.decode_strict(only, encoding).or_else(|| {
+                let has_escapes = memchr(self.delimiters.escape, only.as_bytes()).is_some();
+                if has_escapes { None } else { encoding.decode_clean(only) }
+            }),
             _ => None,
         };
         clean.or_else(|| match encoding {
@@ -97,6 +98,14 @@ impl Reading<'_> {
             DataEncoding::Hex => hex_in_place(self.digits(pieces, encoding, each_whole)?),
             DataEncoding::Plain => Some(self.plain(pieces)),
         })
+    }
+
+    /// Base64 as an encoder makes it, decoded from where it stands. Nothing in it is an escape: no digit is one.
+    fn decode_strict(&self, text: &str, encoding: DataEncoding) -> Option<Vec<u8>> {
+        if encoding != DataEncoding::Base64 || BASE64_DIGITS[usize::from(self.delimiters.escape)] < OTHER {
+            return None;
+        }
+        base64_simd::STANDARD_NO_PAD.decode_to_vec(unpadded(text)).ok()
     }
 
     /// The digits of all pieces, of the usual alphabet; `=` behind each piece that is a whole.
@@ -354,14 +363,15 @@ impl DataEncoding {
     /// Data without escapes that has nothing in it but digits and, in Base64, blanks; `None` says nothing.
     fn decode_clean(self, text: &str) -> Option<Vec<u8>> {
         match self {
-            DataEncoding::Base64 => {
-                let digits = text.trim_end_matches(|c: char| c == '=' || c.is_ascii_whitespace());
-                base64_simd::forgiving_decode_to_vec(digits.as_bytes()).ok()
-            }
+            DataEncoding::Base64 => base64_simd::forgiving_decode_to_vec(unpadded(text)).ok(),
             DataEncoding::Hex => hex(text.trim_ascii().as_bytes()),
             DataEncoding::Plain => None,
         }
     }
+}
+
+fn unpadded(text: &str) -> &[u8] {
+    text.trim_end_matches(|c: char| c == '=' || c.is_ascii_whitespace()).as_bytes()
 }
 
 /// Base64 of the usual alphabet, decoded where it stands. Padding may also stand between wholes that were joined. What

@@ -5,7 +5,8 @@
 //! the document decides, which is whole when it ends in `%%EOF`. The first part must hold the start of the PDF.
 
 use super::data::{DataEncoding, End, Reading, declared};
-use super::places::{Part, split};
+use super::places::Part;
+use hl7::delimiters::parts;
 
 /// A run of base64 that long is data: no word and no number is.
 const RUN_OF_DATA_MIN: usize = 60;
@@ -240,7 +241,7 @@ impl<'a> Document<'a> {
 
 /// The components of a part, up to a bound.
 fn components<'a>(value: &'a str, reading: &Reading<'_>) -> Vec<&'a str> {
-    split(value, reading.delimiters.component).take(COMPONENTS_MAX).collect()
+    parts(value, reading.delimiters.component).take(COMPONENTS_MAX).collect()
 }
 
 /// The declared type and subtype: the second and third component, shifted by as much as the data is. Bare data declares

@@ -1,7 +1,7 @@
 //! Where in a message attachments are looked for: the values a channel's path chooses, or every place they are known
 //! to stand in.
 
-use hl7::delimiters::{Delimiters, UNUSED};
+use hl7::delimiters::{Delimiters, parts};
 use hl7::message::{Message, Segment};
 use hl7::path::{Choice, FIELD_MAX, FieldPath, Subcomponent};
 
@@ -96,7 +96,7 @@ impl<'a> Row<'a> {
                 None | Some(Subcomponent::Whole) => component,
             }
         };
-        split(field, delimiters.repetition).skip(skip).take(take).map(move |repetition| Part {
+        parts(field, delimiters.repetition).skip(skip).take(take).map(move |repetition| Part {
             value: chosen(repetition),
             row: self,
             is_beyond,
@@ -138,7 +138,7 @@ pub(super) fn beyond<'a>(message: &'a Message<'a>, path: &'a FieldPath) -> impl 
 pub(super) fn every<'a>(message: &'a Message<'a>) -> impl Iterator<Item = Part<'a>> {
     let delimiters = *message.delimiters();
     let own = of_name(message, |name| name.starts_with('Z')).flat_map(move |at| {
-        let fields = (0..=FIELD_MAX).zip(split(message.segments()[at].raw, delimiters.field)).skip(1);
+        let fields = (0..=FIELD_MAX).zip(parts(message.segments()[at].raw, delimiters.field)).skip(1);
         fields.flat_map(move |(n, field)| Row::new(message, at, n).parts_of(field, delimiters, None, false))
     });
     observations(message).chain(own)
@@ -155,12 +155,6 @@ fn of_name<'a>(message: &'a Message<'a>, is: impl Fn(&str) -> bool + 'a) -> impl
     message.segments().iter().enumerate().filter_map(wanted)
 }
 
-/// The parts between delimiters; the whole where the sender does not use that one.
-pub(super) fn split(value: &str, delimiter: u8) -> impl DoubleEndedIterator<Item = &str> {
-    // A character that is assigned to nothing stands in no text.
-    value.split(if delimiter == UNUSED { char::MAX } else { char::from(delimiter) })
-}
-
 fn nth(value: &str, delimiter: u8, n: u16) -> &str {
-    split(value, delimiter).nth(usize::from(n).saturating_sub(1)).unwrap_or_default()
+    parts(value, delimiter).nth(usize::from(n).saturating_sub(1)).unwrap_or_default()
 }

@@ -1,8 +1,9 @@
 //! Text reports: values of type TX, FT and ST, repetitions and segments joined by line breaks.
 
 use super::data::{DataEncoding, Reading, declared};
-use super::places::{self, Part, split};
+use super::places::{self, Part};
 use hl7::delimiters::Delimiters;
+use hl7::delimiters::parts;
 use hl7::message::Message;
 use hl7::path::{Choice, FieldPath};
 use std::borrow::Cow;
@@ -52,7 +53,7 @@ fn encapsulated<'a>(part: &Part<'a>, reading: &Reading<'_>) -> Option<(&'a str, 
     if part.row.value_type != "ED" {
         return None;
     }
-    let mut components = split(part.value, reading.delimiters.component).skip(1);
+    let mut components = parts(part.value, reading.delimiters.component).skip(1);
     let encoding = components.find_map(declared)?;
     Some((components.next()?, encoding))
 }

@@ -132,6 +132,22 @@ fn digits_that_are_delimiters_are_escaped_and_come_back() {
 }
 
 #[test]
+fn an_escape_character_that_is_a_digit_begins_escapes_all_the_same() {
+    let pdf = b"%PDF-1.4 \n%%EOF";
+    let digits = base64(pdf);
+    assert!(!digits.contains('/'));
+    let text = format!(
+        "MSH|^~/&|A|B|C|D|20260101||ORU^R01|1|P|2.5\rOBX|1|ED|||^AP^^Base64^{}{}{}\r",
+        &digits[..9],
+        // As many as leave a sound text where they are taken for digits.
+        "/X0D/".repeat(4),
+        &digits[9..]
+    );
+    let found = find(&Message::parse(&text).unwrap(), &channel(EVERY)).unwrap();
+    assert_eq!(found[0].bytes, pdf);
+}
+
+#[test]
 fn hex_and_plain_data_are_read() {
     is_found_in(&format!("^application^pdf^Hex^{}", hex(PDF)));
     is_found_in(&format!("^application^pdf^Hex^{}", hex(PDF).to_lowercase()));
