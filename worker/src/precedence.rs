@@ -6,10 +6,12 @@
 /// receiving gets. More than that would starve them beside whatever else a machine does.
 const NICENESS: i32 = 5;
 
-/// Of `max_backlog`, the part that may wait for this machine's own files before reading stops for them…
-const BEHIND_SHARE: usize = 10;
-/// …but never fewer messages than this: a moment's worth.
+/// Messages that may always wait for this machine's own files: a moment's worth.
 const BEHIND_MIN: usize = 10_000;
+/// A burst is taken in as fast as it comes: so long may more than these wait before reading keeps to the files' pace.
+const BURST_MS: u64 = 10_000;
+/// Of `max_backlog`, the part that may wait for files whatever the time.
+const BEHIND_SHARE: usize = 4;
 /// Without a new job for that long, files are not slow but stuck.
 const STALLED_MS: u64 = 5_000;
 
@@ -31,7 +33,12 @@ pub struct Behind {
 /// Whether receiving stands back.
 #[derive(Debug)]
 pub struct Precedence {
+    /// At most so many messages wait for files while more are read.
     messages_max: usize,
+    /// Since when more wait than a moment's worth.
+    behind_since_ms: Option<u64>,
+    /// How many waited when the burst had lasted too long: from then on no more than that.
+    level: Option<usize>,
     jobs: u64,
     moved_ms: u64,
 }
@@ -39,20 +46,27 @@ pub struct Precedence {
 impl Precedence {
     /// For a channel with that `max_backlog`.
     pub fn new(backlog_max: usize) -> Precedence {
-        Precedence { messages_max: (backlog_max / BEHIND_SHARE).max(BEHIND_MIN), jobs: 0, moved_ms: 0 }
+        let messages_max = (backlog_max / BEHIND_SHARE).max(BEHIND_MIN);
+        Precedence { messages_max, behind_since_ms: None, level: None, jobs: 0, moved_ms: 0 }
     }
 
     /// Whether nothing more is to be read now. Never for long for files that are not written at all: messages wait in the
     /// journal for a folder that hangs.
     pub fn is_deliverys(&mut self, behind: Behind, now_ms: u64) -> bool {
-        if behind.messages < self.messages_max {
+        if behind.messages < BEHIND_MIN {
+            (self.behind_since_ms, self.level) = (None, None);
             return false;
         }
         if behind.jobs != self.jobs {
             self.jobs = behind.jobs;
             self.moved_ms = now_ms;
         }
-        now_ms < self.moved_ms + STALLED_MS
+        let since_ms = *self.behind_since_ms.get_or_insert(now_ms);
+        if self.level.is_none() && now_ms >= since_ms + BURST_MS {
+            self.level = Some(behind.messages);
+        }
+        let level = self.level.map_or(self.messages_max, |level| level.min(self.messages_max));
+        behind.messages >= level && now_ms < self.moved_ms + STALLED_MS
     }
 }
 
@@ -72,21 +86,35 @@ mod tests {
         assert_eq!(niceness(), before);
     }
 
+    fn at(precedence: &mut Precedence, messages: usize, jobs: u64, now_ms: u64) -> bool {
+        precedence.is_deliverys(Behind { messages, jobs }, now_ms)
+    }
+
     #[test]
-    fn reading_stops_while_files_are_far_behind_and_go_on() {
+    fn a_burst_is_read_at_once_and_a_load_that_lasts_at_the_pace_of_its_files() {
         let mut precedence = Precedence::new(1_000_000);
-        let mut at = |messages, jobs, now_ms| precedence.is_deliverys(Behind { messages, jobs }, now_ms);
-        assert!(!at(99_999, 10, 60_000));
-        assert!(at(100_000, 11, 60_001));
-        assert!(at(100_000, 11, 60_001 + STALLED_MS - 1));
-        assert!(!at(100_000, 11, 60_001 + STALLED_MS), "the folder hangs: the journal takes what comes");
-        assert!(at(110_000, 12, 70_000), "it goes on");
-        assert!(!at(90_000, 13, 70_001));
+        assert!(!at(&mut precedence, 20_000, 1, 1_000));
+        assert!(!at(&mut precedence, 200_000, 2, 1_000 + BURST_MS - 1));
+        assert!(at(&mut precedence, 150_000, 3, 1_000 + BURST_MS));
+        assert!(!at(&mut precedence, 149_999, 4, 20_000));
+        assert!(at(&mut precedence, 150_000, 5, 30_000), "no more wait than then");
+        assert!(!at(&mut precedence, 9_999, 6, 40_000));
+        assert!(!at(&mut precedence, 200_000, 7, 41_000), "the next burst");
+    }
+
+    #[test]
+    fn a_part_of_the_backlog_is_the_most_and_a_folder_that_hangs_stops_nobody() {
+        let mut precedence = Precedence::new(400_000);
+        assert!(!at(&mut precedence, 99_999, 1, 60_000));
+        assert!(at(&mut precedence, 100_000, 1, 60_001));
+        assert!(at(&mut precedence, 100_000, 1, 60_000 + STALLED_MS - 1));
+        assert!(!at(&mut precedence, 100_000, 1, 60_000 + STALLED_MS), "the journal takes what comes");
+        assert!(at(&mut precedence, 110_000, 2, 66_000), "it goes on");
     }
 
     #[test]
     fn a_small_backlog_is_bounded_by_itself_alone() {
         let mut precedence = Precedence::new(100);
-        assert!(!precedence.is_deliverys(Behind { messages: 9_999, jobs: 1 }, 1));
+        assert!(!at(&mut precedence, 9_999, 1, 1));
     }
 }
