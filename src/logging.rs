@@ -109,16 +109,18 @@ fn write_text(out: &mut Formatter, record: &Record, journald: bool) -> io::Resul
 
 /// A line of text; without a time it gets journald's priority.
 fn text_line(record: &Record, time: Option<&dyn std::fmt::Display>) -> String {
-    let fields = Fields::of(record);
+    // Of the fields a text shows the channel alone: to read the others costs as much as the line.
+    let own = record.key_values().get(Key::from_str("channel")).map(|channel| channel.to_string());
+    let channel = own.as_deref().or(CHANNEL.get().map(String::as_str));
     let message = record.args().to_string();
-    let message = without_channel(&message, fields.channel());
+    let message = without_channel(&message, channel);
     let mut line = String::with_capacity(message.len() + 64);
     let level = record.level();
     let _ = match time {
         Some(time) => write!(line, "{time} {level:<5} "),
         None => write!(line, "<{}>{level} ", priority(level)),
     };
-    if let Some(channel) = fields.channel() {
+    if let Some(channel) = channel {
         let _ = write!(line, "{}: ", escape_controls(channel));
     }
     line.push_str(&escape_controls(message));
@@ -177,7 +179,9 @@ fn push_json(line: &mut String, value: &str) {
 
 /// C0, DEL and C1 as `\n`, `\r`, `\t` or `\x{..}`, also for what the commands print of a peer's making.
 pub(crate) fn escape_controls(text: &str) -> Cow<'_, str> {
-    if !text.chars().any(char::is_control) {
+    // C1 begins with C2 in UTF-8, as other letters do: of those that may be controls each is looked at.
+    let may_be_one = |byte: u8| byte.is_ascii_control() || byte == 0xC2;
+    if !text.bytes().any(may_be_one) || !text.chars().any(char::is_control) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 16);

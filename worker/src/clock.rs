@@ -63,22 +63,40 @@ pub fn utc_offset_s(zone: &TimeZone, unix_us: i64) -> i32 {
 
 /// A message's time of receipt as its file is named: `%Y%m%dT%H%M%S.%6f`.
 pub fn file_time(time: &jiff::Zoned) -> String {
-    format!(
-        "{:04}{:02}{:02}T{:02}{:02}{:02}.{:06}",
-        time.year(),
-        time.month(),
-        time.day(),
-        time.hour(),
-        time.minute(),
-        time.second(),
-        time.subsec_nanosecond() / 1000
-    )
+    let mut text = b"YYYYMMDDTHHMMSS.000000".to_vec();
+    write_date(&mut text[..8], time);
+    write_time(&mut text[9..15], time);
+    write_number(&mut text[16..], time.subsec_nanosecond() / 1000);
+    String::from_utf8(text).expect("digits are ASCII")
 }
 
 /// A time as MSH-7 has it: `YYYYMMDDHHMMSS`.
 pub fn hl7_time(time: &jiff::Zoned) -> String {
-    let (hour, minute, second) = (time.hour(), time.minute(), time.second());
-    format!("{:04}{:02}{:02}{hour:02}{minute:02}{second:02}", time.year(), time.month(), time.day())
+    let mut text = b"YYYYMMDDHHMMSS".to_vec();
+    write_date(&mut text[..8], time);
+    write_time(&mut text[8..], time);
+    String::from_utf8(text).expect("digits are ASCII")
+}
+
+fn write_date(text: &mut [u8], time: &jiff::Zoned) {
+    // Years before 1 are in no message's time of receipt.
+    write_number(&mut text[..4], time.year().max(0).into());
+    write_number(&mut text[4..6], time.month().into());
+    write_number(&mut text[6..], time.day().into());
+}
+
+fn write_time(text: &mut [u8], time: &jiff::Zoned) {
+    for (at, number) in [time.hour(), time.minute(), time.second()].into_iter().enumerate() {
+        write_number(&mut text[2 * at..2 * at + 2], number.into());
+    }
+}
+
+/// A number in as many digits as there is room for.
+fn write_number(digits: &mut [u8], number: i32) {
+    digits.iter_mut().rfold(number, |left, digit| {
+        *digit = b'0' + (left % 10) as u8;
+        left / 10
+    });
 }
 
 /// Time that passes when a test says so, in its thread only.

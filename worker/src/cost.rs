@@ -2,6 +2,8 @@
 //! it calls is this crate's own; `tests/support/cost` runs it under callgrind with two numbers of times and takes the
 //! difference, so that what comes before the first message counts for nothing.
 
+mod delivery;
+
 use crate::clock;
 use crate::committer::IntakeKind;
 use crate::counters::Counters;
@@ -66,11 +68,13 @@ fn work() {
 
 #[test]
 fn every_stage_can_be_counted() {
-    const STAGES: [&str; 17] = [
+    const STAGES: [&str; 19] = [
         "frame",
         "intake",
         "journal",
         "read",
+        "deliver",
+        "index",
         "mapping",
         "archive",
         "attachment",
@@ -140,6 +144,8 @@ impl<'a> Bench<'a> {
             "report-intake" => self.intake(&self.report, times),
             "journal" => self.journal(times, false),
             "read" => self.journal(times, true),
+            "deliver" => self.deliver(times),
+            "index" => self.index(times),
             "merge" | "credentials-merge" => self.step(stage, &self.merge, Workflow::PatientMerge, times),
             "attachment" | "stamp" | "drop" => self.step(stage, &self.report, Workflow::Document, times),
             _ => self.step(stage, &self.adt, Workflow::Credentials, times),

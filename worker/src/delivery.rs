@@ -6,7 +6,7 @@ mod ending;
 use crate::clock::{self, Clock};
 use crate::committer::{Append, Outcomes};
 use crate::counters::Counters;
-use crate::desk::label_of;
+use crate::desk::label_behind;
 use crate::dispatcher::{Decision, Dispatcher, FailedStep, Standing, StepEnd, Task, TaskReport, Whose};
 use crate::extract::{self, Metadata};
 use crate::failed::FailedFolder;
@@ -24,6 +24,7 @@ use crate::strikes;
 use crate::task_slots::TaskSlots;
 use config::WorkerSettings;
 use crossbeam_channel::Sender;
+use hl7::charset;
 use hl7::message::Message;
 use journal::storage::Storage;
 use journal::{FileStorage, JournalError, OwnedReceived, Reader};
@@ -329,7 +330,9 @@ impl<S: Storage> Delivery<S> {
 
     fn steps_of(&self, worked: &mut Worked, received: &OwnedReceived, held: &Held, job: &mut Job<'_, '_>) {
         let channel = &self.settings.channel;
-        let (control_id, message_type) = label_of(&received.body, channel.encoding);
+        let readable = charset::transcode_start(&received.body, channel.encoding);
+        let header = readable.as_ref().ok().and_then(|readable| readable.header().ok());
+        let (control_id, message_type) = header.as_ref().map(label_behind).unwrap_or_default();
         worked.label = Label { control_id, message_type, bytes: received.body.len() };
         let time = clock::local(received.time_us, received.utc_offset_s);
         let below = channel.local_archive.as_ref().map(|a| a.format.render(&time)).unwrap_or_default();
@@ -369,7 +372,10 @@ impl<S: Storage> Delivery<S> {
         if rest.is_empty() && !begun {
             return;
         }
-        let decoded = hl7::charset::decode(&received.body, channel.encoding);
+        let decoded = match &header {
+            Some(header) => charset::decode_behind(header, &received.body, channel.encoding),
+            None => charset::decode(&received.body, channel.encoding),
+        };
         let message = match Message::parse(&decoded.text) {
             Ok(message) => message,
             Err(fault) => return worked.fail(MAPPING, fault.to_string(), Whose::Message),
@@ -459,26 +465,28 @@ impl<S: Storage> Delivery<S> {
         let (standings, gone) = self.dispatcher.report(reports, now_us);
         outcomes.gone = gone;
         let mut noted = Vec::with_capacity(worked.len());
-        for ((worked, (over, decisions)), standing) in worked.iter().zip(told).zip(standings) {
-            let mut entry = self.entry(worked, placed);
-            match standing {
-                Standing::Open => self.goes_on(worked, over, &decisions, &mut outcomes, now_us),
+        for ((worked, (over, decisions)), standing) in worked.into_iter().zip(told).zip(standings) {
+            let attempts = worked.task.attempts;
+            let (outcome, step) = match standing {
+                Standing::Open => {
+                    self.goes_on(&worked, over, &decisions, &mut outcomes, now_us);
+                    (Outcome::Waiting, None)
+                }
                 Standing::Over => {
-                    entry.outcome = Outcome::Done;
-                    self.done(worked, &mut outcomes, now_us);
+                    self.done(&worked, &mut outcomes, now_us);
+                    (Outcome::Done, None)
                 }
                 Standing::Failed { failure, left } => {
-                    entry.outcome = self.put_away(worked, &failure, left, &mut outcomes, now_us);
-                    entry.step = Some(failure.step);
+                    (self.put_away(&worked, &failure, left, &mut outcomes, now_us), Some(failure.step))
                 }
                 Standing::TooLate { left } => {
-                    let failure = too_late(worked);
-                    entry.outcome = self.put_away(worked, &failure, left, &mut outcomes, now_us);
-                    entry.step = Some(failure.step);
+                    let failure = too_late(&worked);
+                    (self.put_away(&worked, &failure, left, &mut outcomes, now_us), Some(failure.step))
                 }
-            }
+            };
+            let entry = self.entry(worked, placed, outcome, step);
             // That it still waits is told once.
-            if entry.outcome != Outcome::Waiting || entry.archived.is_some() || worked.task.attempts == 0 {
+            if outcome != Outcome::Waiting || entry.archived.is_some() || attempts == 0 {
                 noted.push(entry);
             }
         }
@@ -520,8 +528,8 @@ impl<S: Storage> Delivery<S> {
         (ends, failure)
     }
 
-    /// What the index is told of a message that waits; the caller says where it does not.
-    fn entry(&self, worked: &Worked, placed: &Placed) -> Entry {
+    /// What the index is told of a message.
+    fn entry(&self, worked: Worked, placed: &Placed, outcome: Outcome, step: Option<String>) -> Entry {
         let archived =
             worked.steps.iter().find_map(|(place, progress)| match (self.plan.step(*place), progress) {
                 (Step::Archive(_), Progress::Staged(files)) => placed.of(*files.first()?).ok(),
@@ -530,12 +538,12 @@ impl<S: Storage> Delivery<S> {
         Entry {
             id: Some(worked.task.id),
             received_us: worked.received.as_ref().map_or(worked.task.received_us, |r| r.time_us),
-            control_id: worked.label.control_id.clone(),
-            message_type: worked.label.message_type.clone(),
-            keys: worked.keys.clone(),
-            outcome: Outcome::Waiting,
-            step: None,
+            outcome,
+            step,
             archived: archived.map(Path::to_owned),
+            control_id: worked.label.control_id,
+            message_type: worked.label.message_type,
+            keys: worked.keys,
         }
     }
 

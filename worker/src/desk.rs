@@ -8,6 +8,7 @@ use crate::inbox::{Inbox, News};
 use crate::plan::Plan;
 use crossbeam_channel::{Receiver, Sender, bounded};
 use hl7::charset::{self, Encoding};
+use hl7::header::Header;
 use journal::{MessageId, Reader};
 use link::{Answer, QUEUE_MAX, Question, Selection, Waiting};
 use std::sync::Arc;
@@ -123,9 +124,16 @@ impl Desk {
 /// MSH-10 and MSH-9 (`ADT^A01`) of a message, as text.
 pub fn label_of(body: &[u8], encoding: Encoding) -> (String, String) {
     let Ok(readable) = charset::transcode_start(body, encoding) else { return Default::default() };
-    let Ok(header) = readable.header() else { return Default::default() };
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    readable.header().map(|header| label_behind(&header)).unwrap_or_default()
+}
+
+/// The same, of a header that was read.
+pub fn label_behind(header: &Header<'_>) -> (String, String) {
+    let text = |bytes| String::from_utf8_lossy(bytes);
     let (code, event) = header.message_type();
-    let message_type = if event.is_empty() { text(code) } else { format!("{}^{}", text(code), text(event)) };
-    (text(header.control_id()), message_type)
+    let message_type = match event {
+        b"" => text(code).into_owned(),
+        event => [&*text(code), "^", &*text(event)].concat(),
+    };
+    (text(header.control_id()).into_owned(), message_type)
 }

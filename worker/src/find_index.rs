@@ -20,9 +20,10 @@ use crate::failed::FailedFolder;
 use crate::precedence;
 use config::Channel;
 use hl7::message::Message;
+use hl7::path::FieldPath;
 use journal::MessageId;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 use store::{Fault, FaultKind, Store};
 use sweep::Sweep;
@@ -84,10 +85,10 @@ impl Keys {
             let value = metadata.iter().find(|(name, _)| *name == wanted).and_then(|(_, value)| value);
             value.filter(|value| !value.is_empty()).map(str::to_owned)
         };
-        let at = |path: &Option<hl7::path::FieldPath>| {
-            path.as_ref().and_then(|path| extract::text_at(message, path))
-        };
-        let pid = || "PID.1.3.1".parse().ok().and_then(|path| extract::text_at(message, &path));
+        let at = |path: &Option<FieldPath>| path.as_ref().and_then(|path| extract::text_at(message, path));
+        static PID: LazyLock<FieldPath> =
+            LazyLock::new(|| "PID.1.3.1".parse().expect("a path written here is right"));
+        let pid = || extract::text_at(message, &PID);
         Keys {
             patient_id: at(&channel.patient_id_field).or_else(|| mapped("patient_id")).or_else(pid),
             accession_number: at(&channel.accession_number_field).or_else(|| mapped("accession_number")),

@@ -14,6 +14,7 @@ use hl7::ack::Refusal;
 use hl7::message::Message;
 use journal::storage::Storage;
 use journal::{JournalError, OwnedReceived};
+use std::fmt;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -104,11 +105,11 @@ impl<S: Storage> Delivery<S> {
         let (id, control_id, kind) = (worked.task.id, &worked.label.control_id, &worked.label.message_type);
         self.counters.failed(step);
         log::warn!(
-            message_id = id.to_string().as_str(), control_id = control_id.as_str(), step = step.as_str();
-            "id={id} control_id={control_id:?} type={kind} bytes={} outcome=returned step={step} wait={:.3}: {reason}; \
+            message_id:% = id, control_id = control_id.as_str(), step = step.as_str();
+            "id={id} control_id={control_id:?} type={kind} bytes={} outcome=returned step={step} wait={}: {reason}; \
              its sender keeps it",
             worked.label.bytes,
-            seconds(now_us - worked.task.received_us),
+            Seconds(now_us - worked.task.received_us),
         );
         let refusal = match failed.whose {
             Whose::Message => &Refusal::REQUIRED_FIELD_MISSING,
@@ -138,11 +139,11 @@ impl<S: Storage> Delivery<S> {
         self.counters.failed(step);
         let (control_id, kind) = (&worked.label.control_id, &worked.label.message_type);
         log::error!(
-            message_id = id.to_string().as_str(), control_id = control_id.as_str(), step = step.as_str();
+            message_id:% = id, control_id = control_id.as_str(), step = step.as_str();
             "id={id} control_id={control_id:?} type={kind} bytes={} outcome=failed step={step} \
-             attempts={attempts} wait={:.3}: {reason}",
+             attempts={attempts} wait={}: {reason}",
             worked.label.bytes,
-            seconds(now_us - worked.task.received_us),
+            Seconds(now_us - worked.task.received_us),
         );
         Ok(())
     }
@@ -168,12 +169,12 @@ impl<S: Storage> Delivery<S> {
         let id = worked.task.id;
         let Label { control_id, message_type, bytes } = &worked.label;
         log::info!(
-            message_id = id.to_string().as_str(), control_id = control_id.as_str();
+            message_id:% = id, control_id = control_id.as_str();
             "id={id} control_id={control_id:?} type={message_type} bytes={bytes} outcome={outcome} \
-             attempts={} wait={:.3} steps={:.3}",
+             attempts={} wait={} steps={}",
             worked.task.attempts + 1,
-            seconds(worked.began_us - worked.task.received_us),
-            seconds(now_us - worked.began_us),
+            Seconds(worked.began_us - worked.task.received_us),
+            Seconds(now_us - worked.began_us),
         );
     }
 
@@ -183,10 +184,10 @@ impl<S: Storage> Delivery<S> {
             let Decision::Waits(wait) = decision else { continue };
             let step = self.plan.name(usize::from(wait.place));
             log::warn!(
-                message_id = id.to_string().as_str(), step = step;
-                "id={id} {step}: {}; trying again in {:.0} s (attempt {})",
+                message_id:% = id, step = step;
+                "id={id} {step}: {}; trying again in {} s (attempt {})",
                 wait.reason,
-                seconds(wait.until_us - now_us).max(0.0),
+                (wait.until_us - now_us).max(0).saturating_add(500_000) / 1_000_000,
                 wait.attempt,
             );
         }
@@ -240,8 +241,18 @@ fn is_ours(received: Option<&OwnedReceived>, ack: AckMode) -> bool {
     received.map_or(ack == AckMode::Received, |received| flags::is_ours(received.flags))
 }
 
-fn seconds(us: i64) -> f64 {
-    us as f64 / 1e6
+/// Microseconds as seconds to the millisecond.
+struct Seconds(i64);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Once or more for each message: a float takes ten times as long.
+        let ms = (self.0.unsigned_abs() + 500) / 1000;
+        let sign = if self.0 < 0 && ms > 0 { "-" } else { "" };
+        let digit = |n: u64| char::from(b'0' + (n % 10) as u8);
+        let (tenths, hundredths) = (digit(ms / 100), digit(ms / 10));
+        write!(f, "{sign}{}.{tenths}{hundredths}{}", ms / 1000, digit(ms))
+    }
 }
 
 #[cfg(test)]

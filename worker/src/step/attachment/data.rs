@@ -51,6 +51,10 @@ impl Reading<'_> {
         if text.len() < START.len() {
             return None;
         }
+        // What nearly all of them begin with, `%PDF-`: what follows changes nothing.
+        if let [b'J', b'V', b'B', b'E', b'R', b'i', b'0'..=b'3', ..] = text.as_bytes() {
+            return Some(DataEncoding::Base64);
+        }
         let head = self.head(text);
         let digits = |encoding: DataEncoding, room: &mut [u8; HEAD_CHARS]| {
             starts_pdf(encoding.decode_head(&head, room)).then_some(encoding)
