@@ -44,8 +44,14 @@ const SCHEMA: &str = "
 ";
 /// KiB of pages that a worker keeps: 500 channels are 500 of these.
 const CACHE_KIB: i64 = 1024;
+/// The same while so many notes come at once: the pages that their rows are spread over are read and written once.
+const BUSY_CACHE_KIB: i64 = 4096;
+const BUSY_NOTES: usize = 1_000;
+/// Pages of the write-ahead file before they go to where they belong, in 16 MiB: that takes flushes of the disk that the
+/// journal is on, and the fewer the better.
+const CHECKPOINT_PAGES: i64 = 4000;
 /// Notes of one transaction, and rows pruned by one.
-pub(super) const PORTION: usize = 1_000;
+pub(super) const PORTION: usize = 4_000;
 /// Rows kept at most, some GiB: a channel without an archive, or with one that keeps everything, ends here.
 const ROWS_MAX: i64 = 10_000_000;
 const DAY_US: i64 = 86_400 * 1_000_000;
@@ -91,6 +97,8 @@ pub(super) struct Store {
     sweep_since_us: Option<i64>,
     /// Rows without an id are there, which a message that ends may be one of.
     has_nameless: bool,
+    /// It keeps as many pages as a busy channel needs.
+    is_busy: bool,
 }
 
 impl Store {
@@ -105,6 +113,7 @@ impl Store {
             roots: HashMap::new(),
             sweep_since_us: None,
             has_nameless: false,
+            is_busy: false,
         };
         let opened = store.begin(is_new);
         opened.map_err(|error| fault(path, error))?;
@@ -157,8 +166,18 @@ impl Store {
 
     /// Writes notes, a portion a transaction.
     pub(super) fn write(&mut self, notes: &[Note]) -> Result<(), Fault> {
+        self.keep_pages(notes.len() >= BUSY_NOTES).map_err(|error| fault(&self.path, error))?;
         for portion in notes.chunks(PORTION) {
             self.transaction(|store| portion.iter().try_for_each(|note| store.write_one(note)))?;
+        }
+        Ok(())
+    }
+
+    fn keep_pages(&mut self, is_busy: bool) -> rusqlite::Result<()> {
+        if is_busy != self.is_busy {
+            let kib = if is_busy { BUSY_CACHE_KIB } else { CACHE_KIB };
+            self.connection.execute_batch(&format!("PRAGMA cache_size = -{kib}"))?;
+            self.is_busy = is_busy;
         }
         Ok(())
     }
@@ -409,7 +428,8 @@ fn connect(path: &Path) -> rusqlite::Result<(Connection, bool)> {
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.execute_batch(&format!(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; \
-         PRAGMA journal_size_limit = 16777216; PRAGMA cache_size = -{CACHE_KIB};"
+         PRAGMA journal_size_limit = 16777216; PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}; \
+         PRAGMA cache_size = -{CACHE_KIB};"
     ))?;
     connection.set_prepared_statement_cache_capacity(32);
     let layout: i64 = connection.query_row("PRAGMA user_version", [], |row| row.get(0))?;
