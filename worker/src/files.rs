@@ -30,6 +30,9 @@ const FILE_MODE: Mode = Mode::from_raw_mode(0o640);
 const SINGLE_FLUSHES_MAX: usize = 3;
 /// From this size on the memory that a file takes is worth giving back, in bytes.
 const LARGE_BYTES: usize = 64 << 10;
+/// A larger file is written and flushed in pieces of that size, in bytes: who waits for the same disk to acknowledge
+/// something waits for one of them, and not for the whole.
+const PIECE_BYTES: usize = 1 << 20;
 /// Files of a batch that are kept open until all are flushed together; further ones are flushed at once.
 const OPEN_FILES_MAX: usize = 256;
 
@@ -129,7 +132,7 @@ impl<'f> FileBatch<'f> {
             None => Ok(unnamed.expect("without a name it was made already")),
         };
         let written = created.and_then(|mut file| {
-            file.write_all(bytes)?;
+            write_in_pieces(&mut file, bytes)?;
             if is_early {
                 return Ok(Some(file));
             }
@@ -392,6 +395,15 @@ fn create_unnamed(folder: &Folder) -> Option<File> {
     let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
     let can = folder.flushes_whole() && *CAN_LINK;
     can.then(|| rustix::fs::openat(folder, ".", flags, FILE_MODE).ok().map(File::from)).flatten()
+}
+
+fn write_in_pieces(file: &mut File, bytes: &[u8]) -> std::io::Result<()> {
+    let (paced, last) = bytes.split_at(bytes.len().saturating_sub(1) / PIECE_BYTES * PIECE_BYTES);
+    for piece in paced.chunks(PIECE_BYTES) {
+        file.write_all(piece)?;
+        file.sync_data()?;
+    }
+    file.write_all(last)
 }
 
 /// Linking by descriptor goes through `/proc` where the system wants a privilege for the other way (before Linux 6.10).

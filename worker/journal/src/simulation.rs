@@ -109,7 +109,7 @@ fn begin(journal: Journal<Faulty>, found: &Handed, model: Model, next: u64) -> R
 fn run(seed: u64) -> u64 {
     let mut random = Random::new(seed);
     let segment_bytes = [6_000, 8_192, 16_384, 65_536][random.below(4) as usize];
-    let options = Options { segment_bytes, ..Options::default() };
+    let options = Options { segment_bytes, piece_bytes: 32 * 1024, ..Options::default() };
     let mut storage = Faulty::new();
     let mut model = Model::default();
     let mut states = 0;

@@ -38,11 +38,14 @@ pub struct Options {
     /// How much of the waiting messages in sealed segments is checked at opening, in bytes; 16 MiB. What is
     /// beyond is checked when it is read.
     pub verify_bytes: u64,
+    /// A larger body is written and flushed in pieces of that size, in bytes; 1 MiB. Whoever else waits for the same disk
+    /// waits for a piece of it, and not for the whole.
+    pub piece_bytes: usize,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { segment_bytes: SEGMENT_BYTES, verify_bytes: 16 * 1024 * 1024 }
+        Options { segment_bytes: SEGMENT_BYTES, verify_bytes: 16 * 1024 * 1024, piece_bytes: 1024 * 1024 }
     }
 }
 
@@ -101,6 +104,30 @@ struct Batch {
     received: Vec<(u32, u32)>,
     /// What it says of how messages ended, for duplicate memory; `Open` takes an end back.
     ends: Vec<(MessageId, State)>,
+}
+
+enum PieceFault {
+    Write(io::Error),
+    Flush(io::Error),
+}
+
+/// Writes what goes before a body, the body and what goes behind it; all but the last piece of the body is flushed.
+fn write_pieces(
+    file: &impl File,
+    [before, body, behind]: [&[u8]; 3],
+    mut at: u64,
+    piece_bytes: usize,
+) -> Result<(), PieceFault> {
+    let (paced, last) = body.split_at(body.len().saturating_sub(1) / piece_bytes * piece_bytes);
+    let mut before = before;
+    for piece in paced.chunks(piece_bytes) {
+        let mut parts = [IoSlice::new(before), IoSlice::new(piece)];
+        at += storage::write_full(file, &mut parts, at).map_err(PieceFault::Write)?;
+        before = &[];
+        file.sync_data().map_err(PieceFault::Flush)?;
+    }
+    let mut parts = [IoSlice::new(before), IoSlice::new(last), IoSlice::new(behind)];
+    storage::write_full(file, &mut parts, at).map(drop).map_err(PieceFault::Write)
 }
 
 struct Behind<F> {
@@ -404,9 +431,11 @@ impl<S: Storage> Journal<S> {
         }
         self.batch.reach = self.batch.reach.max(end);
         self.dirty = true;
-        let mut parts = [IoSlice::new(&self.buffer), IoSlice::new(body), IoSlice::new(tail)];
-        if let Err(error) = storage::write_full(&self.current.file, &mut parts, self.position) {
-            return Err(self.write_failed(error));
+        let parts = [self.buffer.as_slice(), body, tail];
+        match write_pieces(&self.current.file, parts, self.position, self.options.piece_bytes) {
+            Ok(()) => {}
+            Err(PieceFault::Write(error)) => return Err(self.write_failed(error)),
+            Err(PieceFault::Flush(error)) => return Err(self.poison(error)),
         }
         self.position = end;
         self.buffer.clear();

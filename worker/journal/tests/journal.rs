@@ -165,6 +165,18 @@ fn nothing_is_filled_ahead_of_large_records() {
 }
 
 #[test]
+fn a_large_body_is_flushed_piece_by_piece() {
+    for (bytes, pieces) in [(100, 1), (32 << 10, 1), (96 << 10, 3), ((96 << 10) + 1, 4)] {
+        let disk = Faulty::new();
+        let (mut journal, ..) = open(disk.clone(), SEGMENT_BYTES);
+        let before = disk.operations();
+        receive(&mut journal, 1, &body(1, bytes));
+        journal.flush().unwrap();
+        assert_eq!(disk.operations() - before, 2 * pieces, "a write and a flush each of {bytes} bytes");
+    }
+}
+
+#[test]
 fn a_record_larger_than_a_segment_has_one_of_its_own() {
     let storage = Memory::new();
     let (mut journal, ..) = open(storage.clone(), 65_536);

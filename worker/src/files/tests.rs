@@ -149,3 +149,16 @@ fn many_files_are_put_in_place_together() {
     assert!(staged.iter().all(|s| placed.of(*s).is_ok()));
     assert_eq!(names(dir.path()).len(), 20);
 }
+
+#[test]
+fn a_file_of_any_size_is_written_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let sizes = [0, 1, PIECE_BYTES - 1, PIECE_BYTES, PIECE_BYTES + 1, 2 * PIECE_BYTES, 2 * PIECE_BYTES + 7];
+    for (n, size) in sizes.into_iter().enumerate() {
+        let bytes: Vec<u8> = (0..size).map(|at| (at % 251) as u8).collect();
+        for arrival in [Arrival::Linked, Arrival::Moved] {
+            let path = write_as(arrival, dir.path(), &format!("{n}-{arrival:?}"), 1, &bytes).unwrap();
+            assert!(std::fs::read(path).unwrap() == bytes, "{size} bytes, {arrival:?}");
+        }
+    }
+}

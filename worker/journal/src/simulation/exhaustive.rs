@@ -29,7 +29,7 @@ struct Seen {
 
 fn options(workload: u64) -> Options {
     let segment_bytes = [6_000, 8_192, 16_384][(workload % 3) as usize];
-    Options { segment_bytes, ..Options::default() }
+    Options { segment_bytes, piece_bytes: 32 * 1024, ..Options::default() }
 }
 
 /// Opens until that succeeds, as a worker that is started again and again does; a failed start may be struck, too.

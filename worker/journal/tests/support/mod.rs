@@ -33,7 +33,7 @@ pub fn receive<S: Storage>(journal: &mut Journal<S>, n: u64, body: &[u8]) -> Loc
 pub type Opened<S> = (Journal<S>, Vec<Replayed>, ReplaySummary);
 
 pub fn open<S: Storage>(storage: S, segment_bytes: u32) -> Opened<S> {
-    let options = Options { segment_bytes, ..Options::default() };
+    let options = Options { segment_bytes, piece_bytes: 32 * 1024, ..Options::default() };
     let mut messages = Vec::new();
     let (journal, summary) = Journal::open(storage, options, &mut |message| messages.push(message)).unwrap();
     (journal, messages, summary)
