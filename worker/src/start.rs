@@ -49,8 +49,9 @@ const EXIT_CONFIGURATION: u8 = 78;
 const ORDERS_WITHIN: Duration = Duration::from_secs(30);
 /// How long the master may take to hear why the worker cannot start.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
-/// Appends waiting for the committer; more than that stop the reading.
-const QUEUED_MAX: usize = 4096;
+/// Appends waiting for the committer, each what a whole turn of the event loop or a job has for it; more than that stop
+/// the reading. The queue's memory is touched when it is made, at each start and by each worker.
+const QUEUED_MAX: usize = 1024;
 /// How long a drained worker waits for the index to be written.
 const INDEX_WITHIN: Duration = Duration::from_secs(3);
 /// Questions waiting at the desk.
