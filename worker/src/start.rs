@@ -197,6 +197,7 @@ impl Worker {
         let signals = Signals::block()?;
         let clock = Clock::start();
         let plan = Arc::new(Plan::of(&settings));
+        let opening = sandbox::open(&settings);
         let recovered = recovery::recover(&settings, &plan, start.predecessor, &clock)?;
         let Recovered {
             journal,
@@ -211,9 +212,9 @@ impl Worker {
             paths,
         } = recovered;
         let quarantine = Quarantine::open(paths.quarantine.clone())?;
-        // No thread has been started so far: each would stay outside.
+        // No thread but those that open folders has been started so far: each would stay outside.
         let threads = plan.pools().iter().map(|pool| pool.threads).sum();
-        let sandbox = Arc::new(sandbox::enter(&settings, threads));
+        let sandbox = Arc::new(sandbox::enter(&settings, threads, opening));
         let poll = mio::Poll::new()?;
         let inbox = Arc::new(Inbox::new(mio::Waker::new(poll.registry(), WAKER)?));
         let counters = Arc::new(Counters::new(&plan));
