@@ -22,13 +22,14 @@ use landlock::{
 };
 use reach::Reach;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 pub use watch::Watch;
+use watch::{NotOpened, Stood};
 
 /// The newest that was tried; what it added last (ABI 7) is logging alone. Older kernels do what they can.
 const NEWEST_ABI: ABI = ABI::V7;
@@ -76,8 +77,8 @@ pub fn seal() -> Vec<String> {
 /// Closes the worker in, once the folders of `opening` are there or have had their time.
 pub fn enter(settings: &WorkerSettings, threads: usize, opening: Opening) -> Sandbox {
     limit_descriptors(settings, threads);
-    let (reach, opened, hanging) = opening.finish();
-    let watch = Watch::new(&reach, &opened, &hanging);
+    let (reach, opened, not_opened) = opening.finish();
+    let watch = Watch::new(&reach, &opened, &not_opened);
     let files = match restrict(&reach, opened) {
         Ok(status) => landlock_level(&status),
         Err(error) => Err(error.to_string()),
@@ -124,9 +125,12 @@ type Opened = BTreeMap<PathBuf, PathFd>;
 /// Folders on their way to be opened, while the journal is: their flushes and its wait for the same disk.
 pub struct Opening {
     reach: Reach,
-    told: mpsc::Receiver<(PathBuf, Result<PathFd, String>)>,
+    told: mpsc::Receiver<(PathBuf, Told)>,
     threads: Vec<JoinHandle<()>>,
 }
+
+/// A folder, or why it did not open and what stood there before.
+type Told = Result<PathFd, (String, Stood)>;
 
 /// Begins to open the folders that steps write to. What can be made is made.
 pub fn open(settings: &WorkerSettings) -> Opening {
@@ -139,9 +143,10 @@ pub fn open(settings: &WorkerSettings) -> Opening {
         .filter_map(|path| {
             let (path, tell) = (path.clone(), tell.clone());
             let work = move || {
+                let stood = watch::stood_at(&path);
                 let made = Folders::default().open(&path, "", &mut Vec::new());
                 let fd = made.map_err(|e| plain(&e.into())).and_then(|_| open_folder(&path));
-                let _ = tell.send((path, fd));
+                let _ = tell.send((path, fd.map_err(|why| (why, stood))));
             };
             std::thread::Builder::new().name("opener".to_owned()).spawn(work).ok()
         })
@@ -152,9 +157,9 @@ pub fn open(settings: &WorkerSettings) -> Opening {
 impl Opening {
     /// What the rules are for, opened. What is not there has no rule. Folders that did not open in time come beside:
     /// whoever looks at one of these may wait for ever.
-    fn finish(self) -> (Reach, Opened, BTreeSet<PathBuf>) {
+    fn finish(self) -> (Reach, Opened, NotOpened) {
         let Opening { reach, told, threads } = self;
-        let (mut opened, mut hanging) = (Opened::new(), BTreeSet::new());
+        let (mut opened, mut not_opened) = (Opened::new(), NotOpened::new());
         for path in &reach.readable {
             if let Ok(fd) = PathFd::new(path) {
                 opened.insert(path.clone(), fd);
@@ -174,14 +179,17 @@ impl Opening {
                 Some(Ok(fd)) => {
                     opened.insert(path.clone(), fd);
                 }
-                Some(Err(why)) => log::warn!("could not open folder {path:?}: {why}; its steps wait"),
+                Some(Err((why, stood))) => {
+                    log::warn!("could not open folder {path:?}: {why}; its steps wait");
+                    not_opened.insert(path.clone(), Some(stood));
+                }
                 None => {
                     log::warn!("could not open folder {path:?}: its file system hangs; its steps wait");
-                    hanging.insert(path.clone());
+                    not_opened.insert(path.clone(), None);
                 }
             }
         }
-        (reach, opened, hanging)
+        (reach, opened, not_opened)
     }
 }
 
