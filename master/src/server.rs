@@ -162,6 +162,7 @@ impl Server {
             problems.iter().for_each(|problem| log::error!("{channel}: not started: {problem}"));
         }
         server.put_in_force(changes);
+        server.control.let_group_in();
         server.notify.ready();
         Ok(Some(server))
     }

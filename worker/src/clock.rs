@@ -2,7 +2,11 @@
 //! that a clock set back by years delays no retry; names and stamps of messages are taken from the system's clock.
 
 use jiff::tz::TimeZone;
+use std::path::Path;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// The rules of local time, as the system's administrator chose them.
+const LOCAL_ZONE: &str = "/etc/localtime";
 
 /// The worker's time.
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +50,18 @@ pub fn system_us() -> i64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |d| i64::try_from(d.as_micros()).unwrap_or(i64::MAX))
+}
+
+/// The zone of local time. The file that stands for it is read by itself: asked for by its name, all folders of zones are
+/// gone through first, at each start of each worker.
+pub fn local_zone() -> TimeZone {
+    let is_named = std::env::var_os("TZ").is_some();
+    let zone = if is_named { None } else { zone_in(Path::new(LOCAL_ZONE)) };
+    zone.unwrap_or_else(TimeZone::system)
+}
+
+fn zone_in(file: &Path) -> Option<TimeZone> {
+    TimeZone::tzif("local", &std::fs::read(file).ok()?).ok()
 }
 
 /// The local time at that moment, with the offset that was in force when the message came.
@@ -131,6 +147,18 @@ pub(crate) mod simulated {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_zones_file_tells_winter_and_summer_and_another_file_tells_nothing() {
+        let berlin = Path::new("/usr/share/zoneinfo/Europe/Berlin");
+        if !berlin.exists() {
+            return eprintln!("SKIPPED: no time zones on this machine");
+        }
+        let zone = zone_in(berlin).unwrap();
+        let offsets = [1_767_322_800_000_000, 1_782_950_400_000_000].map(|us| utc_offset_s(&zone, us));
+        assert_eq!(offsets, [3600, 7200]);
+        assert!(zone_in(Path::new("/etc/passwd")).is_none());
+    }
 
     #[test]
     fn a_message_is_named_in_the_local_time_of_its_receipt() {

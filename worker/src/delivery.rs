@@ -491,7 +491,7 @@ impl<S: Storage> Delivery<S> {
             }
         }
         self.index.note(noted);
-        if !outcomes.is_empty() && self.committer.send(Append::Outcomes(outcomes)).is_err() {
+        if !outcomes.is_empty() && self.committer.send(Append::Outcomes(Box::new(outcomes))).is_err() {
             log::debug!("the committer has ended; what was done is done again after the start");
         }
     }

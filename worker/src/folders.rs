@@ -104,15 +104,18 @@ fn still_there(folder: &Folder) -> bool {
 }
 
 fn open(root: &Path, below: &str, path: PathBuf) -> Result<Folder, Errno> {
-    let mut fd = open_root(root)?;
+    let (mut fd, parent) = open_root(root)?;
+    let mut above: Vec<OwnedFd> = parent.into_iter().collect();
     for part in below.split('/').filter(|p| !p.is_empty() && *p != ".") {
         if part == ".." {
             return Err(Errno::XDEV);
         }
         let child = open_or_make(fd.as_fd(), Path::new(part), OFlags::NOFOLLOW)?;
-        flush_folder(fd.as_fd())?;
-        fd = child;
+        above.push(std::mem::replace(&mut fd, child));
     }
+    // At last, and whoever comes next flushes all of them too: what a file system with a journal flushes first takes the
+    // names in the others along.
+    above.iter().try_for_each(|folder| flush_folder(folder.as_fd()))?;
     let stat = rustix::fs::fstat(&fd)?;
     let kind = rustix::fs::fstatfs(&fd)?.f_type;
     let flushes_whole = SYNCFS_SYSTEMS.contains(&(kind as i64));
@@ -128,27 +131,67 @@ fn flush_folder(folder: BorrowedFd<'_>) -> Result<(), Errno> {
     }
 }
 
-/// The root is the administrator's: links in its path are followed.
-fn open_root(root: &Path) -> Result<OwnedFd, Errno> {
+/// A root and the folder that it is in, which is yet to be flushed. The root is the administrator's: links in its path are
+/// followed.
+fn open_root(root: &Path) -> Result<(OwnedFd, Option<OwnedFd>), Errno> {
     let parent = root.parent();
     match rustix::fs::openat(CWD, root, OPEN_FOLDER, Mode::empty()) {
         Err(Errno::NOENT) => {}
         other => {
             // A parent that cannot be read was not made by us.
-            if let Some(parent) = parent
-                && let Ok(parent) = rustix::fs::openat(CWD, parent, OPEN_FOLDER, Mode::empty())
-            {
-                flush_folder(parent.as_fd())?;
-            }
-            return other;
+            let readable = |parent| rustix::fs::openat(CWD, parent, OPEN_FOLDER, Mode::empty()).ok();
+            return Ok((other?, parent.and_then(readable)));
         }
     }
     let parent = parent.ok_or(Errno::NOENT)?;
     let name = root.file_name().ok_or(Errno::NOENT)?;
-    let parent = open_root(parent)?;
-    open_or_make(parent.as_fd(), Path::new(name), OFlags::empty())
+    let (parent, above) = open_root(parent)?;
+    // Now: once the root is there, nobody looks above its parent.
+    above.iter().try_for_each(|folder| flush_folder(folder.as_fd()))?;
+    let root = open_or_make(parent.as_fd(), Path::new(name), OFlags::empty())?;
+    Ok((root, Some(parent)))
 }
 
+/// Folders that are there and may not be durable yet.
+#[must_use = "nothing in them is durable before they are"]
+#[derive(Debug)]
+pub struct Unflushed {
+    root: PathBuf,
+    folder: OwnedFd,
+}
+
+/// A channel's own folder with these in it, made where absent. Nothing is flushed so far: what is written into them at first
+/// has its own flushes, which on a file system with a journal take the new names along.
+///
+/// # Errors
+/// What the system says of the first that can be neither opened nor made, and its path.
+pub fn make(root: &Path, names: &[&str]) -> Result<Unflushed, (PathBuf, Errno)> {
+    let (folder, _) = open_root(root).map_err(|errno| (root.to_owned(), errno))?;
+    for name in names {
+        open_or_make(folder.as_fd(), Path::new(name), OFlags::NOFOLLOW)
+            .map_err(|errno| (root.join(name), errno))?;
+    }
+    Ok(Unflushed { root: root.to_owned(), folder })
+}
+
+impl Unflushed {
+    /// Flushes what they hold by name, up to the root of the file system: the master, or a start that was broken off, made
+    /// any of those above and flushed none. One that has nothing to flush takes no time.
+    ///
+    /// # Errors
+    /// What the system says. A folder that cannot be read was not made by us.
+    pub fn flush(self) -> Result<(), Errno> {
+        flush_folder(self.folder.as_fd())?;
+        for above in self.root.ancestors().skip(1).filter(|above| *above != Path::new("")) {
+            if let Ok(folder) = rustix::fs::openat(CWD, above, OPEN_FOLDER, Mode::empty()) {
+                flush_folder(folder.as_fd())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The parent is yet to be flushed.
 fn open_or_make(parent: BorrowedFd<'_>, name: &Path, extra: OFlags) -> Result<OwnedFd, Errno> {
     match rustix::fs::openat(parent, name, OPEN_FOLDER | extra, Mode::empty()) {
         Err(Errno::NOENT) => {}
@@ -160,7 +203,6 @@ fn open_or_make(parent: BorrowedFd<'_>, name: &Path, extra: OFlags) -> Result<Ow
         Ok(()) | Err(Errno::EXIST) => {}
         Err(errno) => return Err(errno),
     }
-    flush_folder(parent)?;
     rustix::fs::openat(parent, name, OPEN_FOLDER | extra, Mode::empty())
 }
 
@@ -181,6 +223,19 @@ mod tests {
         let folder = folders.open(&root, "2026/01/02", &mut Vec::new()).unwrap();
         assert_eq!(folder.path(), root.join("2026/01/02"));
         assert!(root.join("2026/01/02").is_dir());
+    }
+
+    #[test]
+    fn a_channels_folders_are_made_and_flushed_whatever_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("state/adt");
+        for _ in 0..2 {
+            make(&root, &["failed", "journal"]).unwrap().flush().unwrap();
+            assert!(root.join("failed").is_dir() && root.join("journal").is_dir());
+        }
+        std::fs::write(root.join("file"), "").unwrap();
+        let (path, errno) = make(&root, &["failed", "file"]).unwrap_err();
+        assert_eq!((path, errno), (root.join("file"), Errno::NOTDIR));
     }
 
     #[test]

@@ -137,7 +137,7 @@ impl Intake {
             tag_key,
             ids,
             random,
-            zone: TimeZone::system(),
+            zone: clock::local_zone(),
             second: Second::default(),
         }
     }

@@ -7,7 +7,7 @@ use crate::duplicates::TagKey;
 use crate::failed::{FailedFolder, FailedMessage, Failure};
 use crate::files::{plain, replace_file};
 use crate::flags;
-use crate::folders::Folders;
+use crate::folders;
 use crate::given_up::GivenUp;
 use crate::plan::{Plan, StepSet};
 use crate::returned::ReturnedFolder;
@@ -92,12 +92,8 @@ pub(crate) fn recover_from<S: Storage>(
     let could_not = |what: &str, path: &Path, why: String| {
         StartFault::temporary(format!("could not {what} {path:?}: {why}"))
     };
-    let mut folders = Folders::default();
-    for below in ["", "failed", "returned", "quarantine"] {
-        folders
-            .open(&folder, below, &mut Vec::new())
-            .map_err(|e| could_not("make folder", &folder.join(below), plain(&e.into())))?;
-    }
+    let made = folders::make(&folder, &["failed", "returned", "quarantine", "journal"])
+        .map_err(|(path, e)| could_not("make folder", &path, plain(&e.into())))?;
     let paths = Paths {
         journal: folder.join("journal"),
         failed: folder.join("failed"),
@@ -106,6 +102,8 @@ pub(crate) fn recover_from<S: Storage>(
     let storage = open(&paths.journal)?;
     let tag_key =
         tag_key(&folder.join("key")).map_err(|e| could_not("read", &folder.join("key"), plain(&e)))?;
+    // From here on there are files in them that somebody is told of.
+    made.flush().map_err(|e| could_not("flush folder", &folder, plain(&e.into())))?;
     let started = folder.join("started");
     let (started, begun) = Started::open(&started).map_err(|e| could_not("open", &started, plain(&e)))?;
 

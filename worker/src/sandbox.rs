@@ -1,6 +1,7 @@
 //! What a worker that has been taken over may still do: very little beyond its own channel's business.
 //!
-//! [`enter`] closes the worker in, after recovery and before its first lasting thread: Landlock leaves it the files and
+//! [`open`] begins with the folders that steps write to, beside recovery. [`enter`] closes the worker in, after recovery
+//! and before its first lasting thread: Landlock leaves it the files and
 //! TCP ports that follow from its own settings ([`reach`]), seccomp takes away the system calls that it never needs
 //! ([`system_calls`]). Both are best effort: a kernel that lacks one of them is a warning, and the level is reported.
 //!
@@ -21,12 +22,14 @@ use landlock::{
 };
 use reach::Reach;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 pub use watch::Watch;
+use watch::{NotOpened, Stood};
 
 /// The newest that was tried; what it added last (ABI 7) is logging alone. Older kernels do what they can.
 const NEWEST_ABI: ABI = ABI::V7;
@@ -71,12 +74,11 @@ pub fn seal() -> Vec<String> {
     failed.map(|(what, errno)| format!("could not {what}: {}", plain(&errno.into()))).collect()
 }
 
-/// Closes the worker in. Folders that steps write to are made first where they are missing.
-pub fn enter(settings: &WorkerSettings, threads: usize) -> Sandbox {
+/// Closes the worker in, once the folders of `opening` are there or have had their time.
+pub fn enter(settings: &WorkerSettings, threads: usize, opening: Opening) -> Sandbox {
     limit_descriptors(settings, threads);
-    let reach = Reach::of(settings);
-    let (opened, hanging) = open(&reach);
-    let watch = Watch::new(&reach, &opened, &hanging);
+    let (reach, opened, not_opened) = opening.finish();
+    let watch = Watch::new(&reach, &opened, &not_opened);
     let files = match restrict(&reach, opened) {
         Ok(status) => landlock_level(&status),
         Err(error) => Err(error.to_string()),
@@ -120,53 +122,75 @@ fn landlock_level(status: &RestrictionStatus) -> Result<String, String> {
 /// The paths of the rules, opened.
 type Opened = BTreeMap<PathBuf, PathFd>;
 
-/// Opens what the rules are for. What is not there has no rule; what can be made is made. Folders that did not open in
-/// time come beside: whoever looks at one of these may wait for ever.
-fn open(reach: &Reach) -> (Opened, BTreeSet<PathBuf>) {
-    let (mut opened, mut hanging) = (Opened::new(), BTreeSet::new());
-    for path in &reach.readable {
-        if let Ok(fd) = PathFd::new(path) {
-            opened.insert(path.clone(), fd);
-        }
-    }
+/// Folders on their way to be opened, while the journal is: their flushes and its wait for the same disk.
+pub struct Opening {
+    reach: Reach,
+    told: mpsc::Receiver<(PathBuf, Told)>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// A folder, or why it did not open and what stood there before.
+type Told = Result<PathFd, (String, Stood)>;
+
+/// Begins to open the folders that steps write to. What can be made is made.
+pub fn open(settings: &WorkerSettings) -> Opening {
+    let reach = Reach::of(settings);
     // Each by a thread of its own, which ends before the rules are in force, or hangs for good in a dead file system.
     let (tell, told) = mpsc::channel();
-    let threads: Vec<_> = reach
+    let threads = reach
         .writable
         .iter()
         .filter_map(|path| {
             let (path, tell) = (path.clone(), tell.clone());
             let work = move || {
+                let stood = watch::stood_at(&path);
                 let made = Folders::default().open(&path, "", &mut Vec::new());
                 let fd = made.map_err(|e| plain(&e.into())).and_then(|_| open_folder(&path));
-                let _ = tell.send((path, fd));
+                let _ = tell.send((path, fd.map_err(|why| (why, stood))));
             };
             std::thread::Builder::new().name("opener".to_owned()).spawn(work).ok()
         })
         .collect();
-    drop(tell);
-    let deadline = Instant::now() + OPEN_WITHIN;
-    let mut answers = BTreeMap::new();
-    let all_told = loop {
-        match told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok((path, fd)) => drop(answers.insert(path, fd)),
-            Err(end) => break end == mpsc::RecvTimeoutError::Disconnected,
-        }
-    };
-    threads.into_iter().filter(|thread| all_told || thread.is_finished()).for_each(|t| drop(t.join()));
-    for path in &reach.writable {
-        match answers.remove(path) {
-            Some(Ok(fd)) => {
+    Opening { reach, told, threads }
+}
+
+impl Opening {
+    /// What the rules are for, opened. What is not there has no rule. Folders that did not open in time come beside:
+    /// whoever looks at one of these may wait for ever.
+    fn finish(self) -> (Reach, Opened, NotOpened) {
+        let Opening { reach, told, threads } = self;
+        let (mut opened, mut not_opened) = (Opened::new(), NotOpened::new());
+        for path in &reach.readable {
+            if let Ok(fd) = PathFd::new(path) {
                 opened.insert(path.clone(), fd);
             }
-            Some(Err(why)) => log::warn!("could not open folder {path:?}: {why}; its steps wait"),
-            None => {
-                log::warn!("could not open folder {path:?}: its file system hangs; its steps wait");
-                hanging.insert(path.clone());
+        }
+        let deadline = Instant::now() + OPEN_WITHIN;
+        let mut answers = BTreeMap::new();
+        let all_told = loop {
+            match told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok((path, fd)) => drop(answers.insert(path, fd)),
+                Err(end) => break end == mpsc::RecvTimeoutError::Disconnected,
+            }
+        };
+        threads.into_iter().filter(|thread| all_told || thread.is_finished()).for_each(|t| drop(t.join()));
+        for path in &reach.writable {
+            match answers.remove(path) {
+                Some(Ok(fd)) => {
+                    opened.insert(path.clone(), fd);
+                }
+                Some(Err((why, stood))) => {
+                    log::warn!("could not open folder {path:?}: {why}; its steps wait");
+                    not_opened.insert(path.clone(), Some(stood));
+                }
+                None => {
+                    log::warn!("could not open folder {path:?}: its file system hangs; its steps wait");
+                    not_opened.insert(path.clone(), None);
+                }
             }
         }
+        (reach, opened, not_opened)
     }
-    (opened, hanging)
 }
 
 fn open_folder(path: &Path) -> Result<PathFd, String> {

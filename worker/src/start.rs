@@ -49,8 +49,9 @@ const EXIT_CONFIGURATION: u8 = 78;
 const ORDERS_WITHIN: Duration = Duration::from_secs(30);
 /// How long the master may take to hear why the worker cannot start.
 const LAST_WORDS_WITHIN: Duration = Duration::from_secs(1);
-/// Appends waiting for the committer; more than that stop the reading.
-const QUEUED_MAX: usize = 4096;
+/// Appends waiting for the committer, each what a whole turn of the event loop or a job has for it; more than that stop
+/// the reading. The queue's memory is touched when it is made, at each start and by each worker.
+const QUEUED_MAX: usize = 1024;
 /// How long a drained worker waits for the index to be written.
 const INDEX_WITHIN: Duration = Duration::from_secs(3);
 /// Questions waiting at the desk.
@@ -196,6 +197,7 @@ impl Worker {
         let signals = Signals::block()?;
         let clock = Clock::start();
         let plan = Arc::new(Plan::of(&settings));
+        let opening = sandbox::open(&settings);
         let recovered = recovery::recover(&settings, &plan, start.predecessor, &clock)?;
         let Recovered {
             journal,
@@ -210,9 +212,9 @@ impl Worker {
             paths,
         } = recovered;
         let quarantine = Quarantine::open(paths.quarantine.clone())?;
-        // No thread has been started so far: each would stay outside.
+        // No thread but those that open folders has been started so far: each would stay outside.
         let threads = plan.pools().iter().map(|pool| pool.threads).sum();
-        let sandbox = Arc::new(sandbox::enter(&settings, threads));
+        let sandbox = Arc::new(sandbox::enter(&settings, threads, opening));
         let poll = mio::Poll::new()?;
         let inbox = Arc::new(Inbox::new(mio::Waker::new(poll.registry(), WAKER)?));
         let counters = Arc::new(Counters::new(&plan));

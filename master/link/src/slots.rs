@@ -55,6 +55,9 @@ const RECHECK: Duration = Duration::from_millis(250);
 pub struct SlotTable {
     words: Arc<Mapping>,
     file: OwnedFd,
+    /// The highest limit there was: nobody finds a slot above it, so nobody has to look there, and the master's part of
+    /// the table is as small as its use.
+    reach: AtomicUsize,
 }
 
 impl SlotTable {
@@ -76,7 +79,9 @@ impl SlotTable {
         if !seals.contains(SealFlags::SHRINK) || fstat(&file)?.st_size < BYTES as i64 {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not a sealed slot table"));
         }
-        Ok(Self { words: Arc::new(Mapping::new(&file)?), file })
+        let words = Arc::new(Mapping::new(&file)?);
+        let reach = AtomicUsize::new(words.limit());
+        Ok(Self { words, file, reach })
     }
 
     /// To hand to a worker.
@@ -87,7 +92,9 @@ impl SlotTable {
     /// Changes how many slots are used, in place; 0 counts as 1. A slot above a lowered limit stays taken until its
     /// message is done.
     pub fn set_limit(&self, limit: u16) {
-        self.words.at(WORD_LIMIT).store(u32::from(limit.max(1)), SeqCst);
+        let limit = limit.max(1);
+        self.reach.fetch_max(limit.into(), SeqCst);
+        self.words.at(WORD_LIMIT).store(limit.into(), SeqCst);
         self.words.wake_all();
     }
 
@@ -98,7 +105,7 @@ impl SlotTable {
 
     /// Slots that `owner` holds.
     pub fn used_by(&self, owner: u32) -> usize {
-        self.words.slots().iter().filter(|word| word.load(SeqCst) == owner).count()
+        self.in_reach().iter().filter(|word| word.load(SeqCst) == owner).count()
     }
 
     /// Takes back every slot of an owner that is dead, and wakes all who wait. Call it after every death, BEFORE the dead
@@ -110,7 +117,7 @@ impl SlotTable {
     /// Takes back every slot whose owner is not among `living`: what a process that wrote at random left behind.
     pub fn sweep(&self, living: &[u32]) -> usize {
         let unknown = |owner: u32| !living.contains(&owner);
-        if self.words.slots().iter().map(|word| word.load(SeqCst)).any(|owner| owner != 0 && unknown(owner)) {
+        if self.in_reach().iter().map(|word| word.load(SeqCst)).any(|owner| owner != 0 && unknown(owner)) {
             self.take_back(unknown)
         } else {
             0
@@ -136,12 +143,16 @@ impl SlotTable {
         }
     }
 
+    fn in_reach(&self) -> &[AtomicU32] {
+        &self.words.slots()[..self.reach.load(SeqCst)]
+    }
+
     fn take_back(&self, whose: impl Fn(u32) -> bool) -> usize {
         let free = |word: &&AtomicU32| {
             let owner = word.load(SeqCst);
             owner != 0 && whose(owner) && word.compare_exchange(owner, 0, SeqCst, SeqCst).is_ok()
         };
-        let freed = self.words.slots().iter().filter(free).count();
+        let freed = self.in_reach().iter().filter(free).count();
         self.words.hungry().iter().filter(free).count();
         self.words.wake_all();
         freed
@@ -511,13 +522,29 @@ mod tests {
     }
 
     #[test]
+    fn a_slot_from_before_the_limit_was_lowered_is_taken_back() {
+        let table = SlotTable::create(40).unwrap();
+        let slots = table.slots(1);
+        let held: Vec<SlotGuard> = (0..40).map(|_| slots.try_acquire().unwrap()).collect();
+        table.set_limit(2);
+        assert_eq!((table.used_by(1), table.sweep(&[1]), table.sweep(&[])), (40, 0, 40));
+        drop(held);
+    }
+
+    #[test]
     fn reclaim_takes_back_what_one_owner_held_and_sweep_what_nobody_holds() {
         let table = SlotTable::create(10).unwrap();
         let (dead, alive) = (table.slots(5), table.slots(6));
         let lost: Vec<_> = (0..4).map(|_| dead.acquire(AT_ONCE).unwrap()).collect();
         let _kept = alive.acquire(AT_ONCE).unwrap();
-        table.words.slots()[60_000].store(0xDEAD_BEEF, SeqCst);
+        // One that could be used, and one that can only be once the limit is raised.
+        for slot in [9, 60_000] {
+            table.words.slots()[slot].store(0xDEAD_BEEF, SeqCst);
+        }
         assert_eq!(table.sweep(&[5, 6]), 1);
+        table.set_limit(SLOTS_MAX);
+        assert_eq!(table.sweep(&[5, 6]), 1);
+        table.set_limit(10);
         assert_eq!(table.reclaim(5), 4);
         assert_eq!((table.used_by(5), table.used_by(6)), (0, 1));
         // A guard that outlives the reclaim takes nothing from its slot's next owner.

@@ -80,7 +80,7 @@ enum Turn {
 
 impl Control {
     /// Opens the socket below `runtime_path`, which is made where it is missing. What a dead server left there is
-    /// replaced; a living one is not disturbed.
+    /// replaced; a living one is not disturbed. Its owner alone may ask so far.
     pub(crate) fn open(runtime_path: &Path) -> Result<Self, ControlFault> {
         let path = runtime_path.join(SOCKET);
         let listener = listener(&path)?;
@@ -92,7 +92,20 @@ impl Control {
         let path = runtime_path.join(SOCKET);
         self.listener = listener(&path)?;
         let _ = std::fs::remove_file(std::mem::replace(&mut self.path, path));
+        self.let_group_in();
         Ok(())
+    }
+
+    /// Lets the group ask, too. Apart from [`Control::open`], since looking a group up may go through all that the system
+    /// knows of groups: at a start the workers do not wait for it.
+    pub(crate) fn let_group_in(&self) {
+        let group = Group::from_name(GROUP).ok().flatten();
+        if let Some(group) = group
+            && let Err(e) = std::os::unix::fs::chown(&self.path, None, Some(group.gid.as_raw()))
+        {
+            // As an ordinary user who is not in it: then it stays with the user's own group.
+            log::debug!("could not give \"{}\" to group {GROUP}: {e}", self.path.display());
+        }
     }
 
     /// What to poll: the listener, unless there are connections enough, then each connection with what it waits for.
@@ -282,15 +295,7 @@ fn listener(path: &Path) -> Result<OwnedFd, ControlFault> {
         // Anything else that is wrong with it, bind says.
         Err(_) => {}
     }
-    let socket = bind(path).map_err(|e| fault(e.into()))?;
-    let group = Group::from_name(GROUP).ok().flatten();
-    if let Some(group) = group
-        && let Err(e) = std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))
-    {
-        // As an ordinary user who is not in it: then it stays with the user's own group.
-        log::debug!("could not give \"{}\" to group {GROUP}: {e}", path.display());
-    }
-    Ok(socket)
+    bind(path).map_err(|e| fault(e.into()))
 }
 
 fn bind(path: &Path) -> Result<OwnedFd, Errno> {

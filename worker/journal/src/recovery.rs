@@ -27,6 +27,9 @@ use crate::shared::{Chore, Shared};
 use crate::storage::{self, File, Storage};
 use crate::writer::{Meta, Options, Start};
 
+/// How far the segment that an opening begins is zero-filled.
+const FIRST_BYTES: u64 = 16 * 1024;
+
 /// A segment after its walk.
 struct Walked {
     number: u32,
@@ -377,7 +380,12 @@ impl<S: Storage> Recovery<'_, S> {
         match resume {
             Some(resume) => Ok(resume),
             None => {
-                let segment = Segment::create(self.storage, self.new_number())?;
+                let zeros = FIRST_BYTES.min(u64::from(self.options.segment_bytes));
+                // With the header's flush: no filler has been at work, and the first message finds blocks that are there.
+                let segment = Segment::create_with(self.storage, self.new_number(), |file, _| {
+                    storage::write_zeros(file, DATA_START, zeros)?;
+                    Ok(zeros)
+                })?;
                 Ok(Resume { segment, position: DATA_START, index_bytes: 0 })
             }
         }

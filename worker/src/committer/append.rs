@@ -155,8 +155,8 @@ pub struct Changed {
 pub enum Append {
     /// The messages of one turn of the event loop.
     Intake(Vec<Intake>),
-    /// What delivery reports.
-    Outcomes(Outcomes),
+    /// What delivery reports. Boxed: a place in the queue is as large as the largest of these.
+    Outcomes(Box<Outcomes>),
     /// Failed messages to be tried again, and who is told what came of it.
     Retry(Vec<MessageId>, Sender<Changed>),
     /// Failed messages to be given up.

@@ -83,7 +83,7 @@ impl Scene {
         self.committer.failed.keep(id(), &message, &received.body).unwrap();
         let gone: Vec<Location> = self.committer.dispatcher.remove(task.ticket).into_iter().collect();
         let outcomes = Outcomes { failed: vec![(id(), "archive".to_owned())], gone, ..Outcomes::default() };
-        assert!(self.told(vec![Append::Outcomes(outcomes)]).is_empty());
+        assert!(self.told(vec![Append::Outcomes(Box::new(outcomes))]).is_empty());
         assert!(self.committer.failed.contains(id()));
     }
 

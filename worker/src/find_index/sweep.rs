@@ -4,6 +4,7 @@
 use super::search::Outcome;
 use super::store::{Fault, Store};
 use super::{Entry, Keys};
+use crate::clock;
 use crate::desk::label_of;
 use crate::extract;
 use crate::failed::FailedFolder;
@@ -56,7 +57,7 @@ impl Sweep {
             failed: failed.list(),
             folders: root.into_iter().map(|root| (root, 0)).collect(),
             listing: None,
-            zone: TimeZone::system(),
+            zone: clock::local_zone(),
             found: 0,
         }
     }

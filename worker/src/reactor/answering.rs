@@ -140,7 +140,7 @@ impl Turn<'_> {
                     let refusal = &Refusal::INTERNAL;
                     let returned = vec![Returned { id, location, pending, refusal }];
                     let outcomes = Outcomes { returned, gone: vec![location], ..Outcomes::default() };
-                    self.outgoing.push_back(Append::Outcomes(outcomes));
+                    self.outgoing.push_back(Append::Outcomes(Box::new(outcomes)));
                 }
                 // Its last attempt tells how it ends; one that is gone is not flushed yet, or news of it is on its way.
                 Withdrawal::Running | Withdrawal::Gone => self.awaiting.postpone(id, now_ms + LOOK_AGAIN_MS),

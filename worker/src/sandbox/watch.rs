@@ -3,7 +3,7 @@
 use super::Opened;
 use super::reach::Reach;
 use rustix::fs::{Access, FileType, Stat};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -79,17 +79,19 @@ impl Watch {
     /// Remembers what the rules were made for.
     ///
     /// Folders in a file system that hangs are not looked at here: the start would wait for ever.
-    pub(super) fn new(reach: &Reach, opened: &Opened, hanging: &BTreeSet<PathBuf>) -> Watch {
+    pub(super) fn new(reach: &Reach, opened: &Opened, not_opened: &NotOpened) -> Watch {
         let watched = |path: &PathBuf, must_be: bool| {
             let rule = opened.get(path).and_then(|fd| rustix::fs::fstat(fd.as_fd()).ok());
             let above = if must_be { folder_above(path, &reach.writable) } else { None };
             let had = match rule {
                 _ if above.is_some() => Had::Below(above.unwrap_or_default()),
                 Some(stat) => Had::Rule(identity(&stat)),
-                None if hanging.contains(path) => {
-                    Had::NoFolder { nearest: path.clone(), stood: None, since: Instant::now() }
-                }
-                None if must_be => no_folder(path),
+                None if must_be => match not_opened.get(path) {
+                    Some(Some(Stood { nearest, stood })) => {
+                        Had::NoFolder { nearest: nearest.clone(), stood: *stood, since: Instant::now() }
+                    }
+                    _ => Had::NoFolder { nearest: path.clone(), stood: None, since: Instant::now() },
+                },
                 None => Had::Nothing,
             };
             Watched { path: path.clone(), is_folder: must_be, had }
@@ -198,9 +200,20 @@ fn real(path: &Path) -> PathBuf {
     path.strip_prefix(above).map_or_else(|_| path.to_owned(), |rest| found.join(rest))
 }
 
-fn no_folder(path: &Path) -> Had {
+/// What stood at a path, or nearest to it, before it was tried to open it: what was in the way and has gone since is seen.
+#[derive(Debug)]
+pub(super) struct Stood {
+    nearest: PathBuf,
+    stood: Option<Standing>,
+}
+
+/// Folders that could not be opened, with what stood there; nothing for those that hang.
+pub(super) type NotOpened = BTreeMap<PathBuf, Option<Stood>>;
+
+/// To be asked before a folder is opened.
+pub(super) fn stood_at(path: &Path) -> Stood {
     let (nearest, stood) = nearest_to(path);
-    Had::NoFolder { nearest, stood, since: Instant::now() }
+    Stood { nearest, stood }
 }
 
 /// The nearest of a path and the folders above it that is there.
@@ -238,11 +251,23 @@ mod tests {
         let reach = Reach { writable: paths(writable), readable: paths(readable), ..Reach::default() };
         let all = reach.writable.iter().chain(&reach.readable);
         let opened = all.filter_map(|p| Some((p.clone(), PathFd::new(p).ok()?))).collect();
-        Watch::new(&reach, &opened, &BTreeSet::new())
+        let not_opened = reach.writable.iter().map(|path| (path.clone(), Some(stood_at(path)))).collect();
+        Watch::new(&reach, &opened, &not_opened)
     }
 
     fn is_outdated(watch: &Watch) -> bool {
         watch.paths.iter().any(Watched::is_outdated)
+    }
+
+    #[test]
+    fn what_was_in_the_way_and_went_while_the_worker_started_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let drop = dir.path().join("drop");
+        fs::write(&drop, "").unwrap();
+        let reach = Reach { writable: [drop.clone()].into(), ..Reach::default() };
+        let not_opened = [(drop.clone(), Some(stood_at(&drop)))].into();
+        fs::remove_file(&drop).unwrap();
+        assert!(is_outdated(&Watch::new(&reach, &Opened::new(), &not_opened)));
     }
 
     #[test]
@@ -272,7 +297,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("drop"), "in the way").unwrap();
         let reach = Reach { writable: [dir.path().join("drop/deep")].into(), ..Reach::default() };
-        let watch = Watch::new(&reach, &Opened::new(), &BTreeSet::new());
+        let not_opened = reach.writable.iter().map(|path| (path.clone(), Some(stood_at(path)))).collect();
+        let watch = Watch::new(&reach, &Opened::new(), &not_opened);
         assert!(!is_outdated(&watch));
         fs::write(dir.path().join("other"), "beside it").unwrap();
         assert!(!is_outdated(&watch));
