@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| {
         put(&memory, "io-error", b"");
     }
     let verify_bytes = if choice & 16 == 0 { u64::MAX } else { 0 };
-    let options = Options { segment_bytes: 64 << 10, verify_bytes };
+    let options = Options { segment_bytes: 64 << 10, verify_bytes, ..Options::default() };
 
     drop(ReadOnly::new(memory.clone()).messages(&mut |_| {}));
     let first = open(&memory, options);
