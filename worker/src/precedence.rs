@@ -37,6 +37,8 @@ pub struct Precedence {
     messages_max: usize,
     /// Since when more wait than a moment's worth.
     behind_since_ms: Option<u64>,
+    /// How many waited then: after an outage more than the bound may be there at once, and reading goes on at their pace.
+    first: usize,
     /// How many waited when the burst had lasted too long: from then on no more than that.
     level: Option<usize>,
     jobs: u64,
@@ -47,7 +49,7 @@ impl Precedence {
     /// For a channel with that `max_backlog`.
     pub fn new(backlog_max: usize) -> Precedence {
         let messages_max = (backlog_max / BEHIND_SHARE).max(BEHIND_MIN);
-        Precedence { messages_max, behind_since_ms: None, level: None, jobs: 0, moved_ms: 0 }
+        Precedence { messages_max, behind_since_ms: None, first: 0, level: None, jobs: 0, moved_ms: 0 }
     }
 
     /// Whether nothing more is to be read now. Never for long for files that are not written at all: messages wait in the
@@ -61,11 +63,15 @@ impl Precedence {
             self.jobs = behind.jobs;
             self.moved_ms = now_ms;
         }
+        if self.behind_since_ms.is_none() {
+            self.first = behind.messages;
+        }
         let since_ms = *self.behind_since_ms.get_or_insert(now_ms);
         if self.level.is_none() && now_ms >= since_ms + BURST_MS {
             self.level = Some(behind.messages);
         }
-        let level = self.level.map_or(self.messages_max, |level| level.min(self.messages_max));
+        let most = self.messages_max.max(self.first);
+        let level = self.level.map_or(most, |level| level.min(most));
         behind.messages >= level && now_ms < self.moved_ms + STALLED_MS
     }
 }
@@ -110,6 +116,15 @@ mod tests {
         assert!(at(&mut precedence, 100_000, 1, 60_000 + STALLED_MS - 1));
         assert!(!at(&mut precedence, 100_000, 1, 60_000 + STALLED_MS), "the journal takes what comes");
         assert!(at(&mut precedence, 110_000, 2, 76_000), "it goes on");
+    }
+
+    #[test]
+    fn what_an_outage_left_stops_nobody_either() {
+        let mut precedence = Precedence::new(1_000_000);
+        assert!(at(&mut precedence, 600_000, 1, 1_000));
+        assert!(!at(&mut precedence, 599_000, 2, 1_100), "as many are read as were written");
+        assert!(at(&mut precedence, 590_000, 3, 1_000 + BURST_MS));
+        assert!(!at(&mut precedence, 589_999, 4, 12_000));
     }
 
     #[test]
