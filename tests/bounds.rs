@@ -459,23 +459,24 @@ fn reading_keeps_to_the_pace_of_files_that_are_written_slowly() {
     if !Trace::is_possible() {
         return;
     }
-    let receiver = Receiver::with(json!({"max_backlog": 40_000}));
+    let receiver = Receiver::with(json!({"max_backlog": 40_000, "tasks": 2}));
     let (server, port) = (&receiver.server, receiver.port);
     let slow = ["-e", "trace=linkat", "-e", "inject=linkat:delay_enter=20000"];
     let Some(trace) = Trace::attach(server.worker(port), &receiver.site.path("trace"), &slow) else { return };
     let load = Load::start(port, 16);
     let far_behind = "messages come in faster than their files are written";
-    within(Duration::from_secs(60), far_behind, || receiver.site.log().contains(far_behind).then_some(()));
+    within(Duration::from_secs(120), far_behind, || receiver.site.log().contains(far_behind).then_some(()));
     for _ in 0..30 {
         let waiting = server.count("adt", "waiting");
-        // A quarter of the backlog, and what one turn has read already.
+        // A quarter of the backlog, what two threads have begun with, and what one turn has read already.
         assert!(waiting < 11_000, "{waiting} messages wait");
         std::thread::sleep(Duration::from_millis(100));
     }
     drop(trace);
     load.wait_for_more(2_000);
     let acknowledged = load.finish();
-    within(PATIENCE, "all files are written", || (server.count("adt", "waiting") == 0).then_some(()));
+    let written = || (server.count("adt", "waiting") == 0).then_some(());
+    within(Duration::from_secs(120), "all files are written", written);
     assert_archived_once(&acknowledged, &receiver.site.path("archive/adt"));
 }
 

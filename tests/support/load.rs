@@ -19,6 +19,7 @@ const LONGEST: Duration = Duration::from_secs(90);
 /// Senders at work.
 pub struct Load {
     stop: Arc<AtomicBool>,
+    abandoned: Arc<AtomicBool>,
     acknowledged: Arc<AtomicUsize>,
     senders: Vec<JoinHandle<BTreeMap<String, Vec<u8>>>>,
 }
@@ -26,14 +27,14 @@ pub struct Load {
 impl Load {
     /// Starts `connections` senders to a port.
     pub fn start(port: u16, connections: usize) -> Load {
-        let stop = Arc::new(AtomicBool::new(false));
-        let acknowledged = Arc::new(AtomicUsize::new(0));
+        let flag = || Arc::new(AtomicBool::new(false));
+        let (stop, abandoned, acknowledged) = (flag(), flag(), Arc::new(AtomicUsize::new(0)));
         let sender = |n: usize| {
-            let (stop, acknowledged) = (stop.clone(), acknowledged.clone());
-            std::thread::spawn(move || send_until(port, n, &stop, &acknowledged))
+            let (stop, abandoned, acknowledged) = (stop.clone(), abandoned.clone(), acknowledged.clone());
+            std::thread::spawn(move || send_until(port, n, [&stop, &abandoned], &acknowledged))
         };
         let senders = (0..connections).map(sender).collect();
-        Load { stop, acknowledged, senders }
+        Load { stop, abandoned, acknowledged, senders }
     }
 
     /// Messages acknowledged so far.
@@ -56,20 +57,28 @@ impl Load {
 
     /// Lets every sender end its last message; returns all that was acknowledged, by control id.
     #[track_caller]
-    pub fn finish(self) -> BTreeMap<String, Vec<u8>> {
+    pub fn finish(mut self) -> BTreeMap<String, Vec<u8>> {
         self.stop.store(true, Ordering::Relaxed);
         let mut all = BTreeMap::new();
-        for sender in self.senders {
+        for sender in self.senders.drain(..) {
             all.append(&mut sender.join().unwrap_or_else(|_| panic!("a sender has failed, see above")));
         }
         all
     }
 }
 
+impl Drop for Load {
+    /// A test that fails leaves no senders behind: its port may be the next test's.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+}
+
 fn send_until(
     port: u16,
     sender: usize,
-    stop: &AtomicBool,
+    [stop, abandoned]: [&AtomicBool; 2],
     acknowledged: &AtomicUsize,
 ) -> BTreeMap<String, Vec<u8>> {
     let mut sent = BTreeMap::new();
@@ -80,23 +89,34 @@ fn send_until(
         }
         let control_id = format!("S{sender}N{n}");
         let body = messages::adt(&control_id, &format!("P{}", (sender * 7 + n) % 40));
-        deliver(port, &mut peer, &control_id, &body);
+        if !deliver(port, &mut peer, &control_id, &body, abandoned) {
+            break;
+        }
         acknowledged.fetch_add(1, Ordering::Relaxed);
         sent.insert(control_id, body);
     }
     sent
 }
 
-/// Sends a message as often as it takes.
-fn deliver(port: u16, peer: &mut Option<Peer>, control_id: &str, body: &[u8]) {
+/// Sends a message as often as it takes; false where the load is given up first.
+fn deliver(
+    port: u16,
+    peer: &mut Option<Peer>,
+    control_id: &str,
+    body: &[u8],
+    abandoned: &AtomicBool,
+) -> bool {
     let end = Instant::now() + LONGEST;
     loop {
         if let Some(answer) = attempt(port, peer, body) {
             let answer = Acknowledgment::parse(&answer);
             answer.accepts(control_id.as_bytes());
-            return;
+            return true;
         }
         *peer = None;
+        if abandoned.load(Ordering::Relaxed) {
+            return false;
+        }
         assert!(Instant::now() < end, "{control_id} not acknowledged within {LONGEST:?}");
         std::thread::sleep(Duration::from_millis(10));
     }
