@@ -11,6 +11,7 @@ mod upkeep;
 pub use append::{Append, Changed, Intake, IntakeKind, NewMessage, Origin, Outcomes, Returned, Stores};
 
 use crate::counters::Counters;
+use crate::direct_answer::DirectAnswer;
 use crate::dispatcher::{Dispatcher, NewEntry, Wait};
 use crate::failed::{FailedFolder, FailedMessage};
 use crate::find_index::{self, Outcome};
@@ -88,6 +89,8 @@ struct Batch {
     needs_flush: bool,
     stop: bool,
     origins: Vec<Origin>,
+    /// Bytes that the only one of `origins` was answered with already.
+    sent: usize,
     not_stored: Vec<Origin>,
     accepted: u64,
     entries: Vec<NewEntry>,
@@ -145,8 +148,9 @@ impl<S: Storage> Committer<S> {
     /// One batch.
     pub(crate) fn turn(&mut self, items: Vec<Append>) -> Turned {
         let turned = match self.commit(&items) {
-            Ok(batch) => {
+            Ok(mut batch) => {
                 let stops = batch.stop;
+                batch.sent = answer_directly(&batch, &items);
                 self.publish(batch);
                 self.keep_buffers(items);
                 Turned {
@@ -487,7 +491,7 @@ impl<S: Storage> Committer<S> {
         batch.gone.extend(finished.iter().map(|entry| entry.location));
         if !batch.origins.is_empty() {
             self.counters.accepted.fetch_add(batch.accepted, Relaxed);
-            self.inbox.push(News::Committed(batch.origins));
+            self.inbox.push(News::Committed(batch.origins, batch.sent));
             // Whoever answers may share this processor: first the answers, then what is left to do here.
             std::thread::yield_now();
         }
@@ -557,6 +561,15 @@ impl<S: Storage> Committer<S> {
         log::error!("{what}: {error}; the worker starts afresh");
         (self.exit)(EXIT_TEMPORARY)
     }
+}
+
+/// Answers the message of a batch that has but one, where the reactor allows that; returns the bytes sent.
+fn answer_directly(batch: &Batch, items: &[Append]) -> usize {
+    let [origin] = &batch.origins[..] else { return 0 };
+    let intake =
+        items.iter().filter_map(|item| if let Append::Intake(intake) = item { Some(intake) } else { None });
+    let its = intake.flatten().find(|intake| intake.origin == *origin);
+    its.and_then(|intake| intake.direct.as_ref()).map_or(0, DirectAnswer::send)
 }
 
 fn size_of_item(item: &Append) -> usize {

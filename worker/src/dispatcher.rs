@@ -239,7 +239,7 @@ pub struct Dispatcher {
     state: Mutex<State>,
     /// The number in `state`, to be read without its lock.
     open: AtomicUsize,
-    /// Messages ready for the pool that writes files, likewise.
+    /// Messages that wait for this machine's files alone, likewise.
     behind: AtomicUsize,
     /// Jobs given to that pool.
     file_jobs: AtomicU64,
@@ -336,8 +336,7 @@ impl Dispatcher {
     /// Tells the threads of what has become ready.
     fn publish(&self, state: &mut State) {
         self.open.store(state.open, Relaxed);
-        let behind = if state.pools.local().is_empty() { 0 } else { state.ready[0].len() };
-        self.behind.store(behind, Relaxed);
+        self.behind.store(state.behind(), Relaxed);
         let news = std::mem::take(&mut state.news);
         for (pool, due) in self.due.iter().enumerate() {
             match state.ready[pool].len() {

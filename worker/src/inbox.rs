@@ -10,8 +10,8 @@ use std::sync::Mutex;
 /// News for the reactor.
 #[derive(Debug)]
 pub enum News {
-    /// These messages are flushed: their answers may go out.
-    Committed(Vec<Origin>),
+    /// These messages are flushed: their answers may go out. Of a single one's answer so many bytes have gone already.
+    Committed(Vec<Origin>, usize),
     /// These messages could not be stored: their peers get no answer.
     NotStored(Vec<Origin>),
     /// `ack: processed`: these messages have ended.

@@ -22,6 +22,7 @@ mod counters;
 mod delivery;
 mod desk;
 mod dfapi;
+mod direct_answer;
 mod dispatcher;
 mod duplicates;
 mod extract;

@@ -148,6 +148,23 @@ impl Session {
         }
     }
 
+    /// The frame of that answer, where it waits and is all that the peer is owed.
+    pub fn only_answer(&self, number: AnswerNumber) -> Option<&[u8]> {
+        match self.answers.front() {
+            Some(Answer::Waiting(frame)) if number == self.first && self.output.is_empty() => {
+                (self.state != State::Closed && self.answers.len() == 1).then_some(frame)
+            }
+            _ => None,
+        }
+    }
+
+    /// So many bytes of the answer at the front are with the system already.
+    pub fn sent(&mut self, number: AnswerNumber, bytes: usize) {
+        if let Some(Answer::Waiting(frame)) = self.slot(number) {
+            frame.drain(..bytes);
+        }
+    }
+
     /// The answer turns out to be another than the one kept for it.
     pub fn replace(&mut self, number: AnswerNumber, body: &[u8]) {
         if let Some(answer @ Answer::Waiting(_)) = self.slot(number) {
@@ -288,6 +305,29 @@ mod tests {
         assert_eq!(s.output(), b"");
         s.release(first);
         assert_eq!(unwrapped(s.output()), "123");
+    }
+
+    #[test]
+    fn an_answer_may_go_out_by_itself_only_where_nothing_else_is_owed() {
+        let mut s = session();
+        let first = s.answer_later(b"1");
+        assert_eq!(s.only_answer(first).map(unwrapped).as_deref(), Some("1"));
+        let second = s.answer_later(b"2");
+        assert!(s.only_answer(first).is_none() && s.only_answer(second).is_none());
+        // Two of its four bytes went; what is left of it stays in front of what came meanwhile.
+        s.sent(first, 2);
+        s.release(second);
+        s.release(first);
+        assert_eq!(s.output()[..2], [0x1c, 0x0d]);
+        assert_eq!(unwrapped(s.output()), "2");
+        let third = s.answer_later(b"3");
+        assert!(s.only_answer(third).is_none(), "output is left");
+        let n = s.output().len();
+        s.wrote(n, 0);
+        s.sent(third, 4);
+        s.release(third);
+        assert_eq!(s.output(), b"");
+        assert_eq!(s.owed(), 0);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use rustls::ServerConnection;
 use secured::Secured;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
+use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ const USER_TIMEOUT_MS: u32 = 120_000;
 /// One peer's bytes.
 #[derive(Debug)]
 pub struct Transport {
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     tls: Option<Box<Secured>>,
 }
 
@@ -41,12 +42,17 @@ impl Transport {
         }
         let tls = tls.map(|tls| ServerConnection::new(Arc::clone(&tls.config)));
         let tls = tls.transpose().map_err(io::Error::other)?;
-        Ok(Transport { stream, tls: tls.map(|tls| Box::new(Secured::new(tls))) })
+        Ok(Transport { stream: Arc::new(stream), tls: tls.map(|tls| Box::new(Secured::new(tls))) })
     }
 
     /// What the event loop watches.
-    pub fn source(&mut self) -> &mut TcpStream {
-        &mut self.stream
+    pub fn fd(&self) -> RawFd {
+        self.stream.as_raw_fd()
+    }
+
+    /// The connection itself, where nothing lies between it and the session.
+    pub fn plain(&self) -> Option<Arc<TcpStream>> {
+        self.tls.is_none().then(|| Arc::clone(&self.stream))
     }
 
     /// Whether the peer is not known yet: nothing of MLLP comes before its handshake is done.
@@ -76,10 +82,10 @@ impl Transport {
     /// The connection.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if let Some(tls) = &mut self.tls {
-            return tls.read(&mut self.stream, buffer);
+            return tls.read(&mut &*self.stream, buffer);
         }
         loop {
-            match self.stream.read(buffer) {
+            match (&*self.stream).read(buffer) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 other => return other,
             }
@@ -92,10 +98,10 @@ impl Transport {
     /// The connection.
     pub fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if let Some(tls) = &mut self.tls {
-            return tls.write(&mut self.stream, bytes);
+            return tls.write(&mut &*self.stream, bytes);
         }
         loop {
-            match self.stream.write(bytes) {
+            match (&*self.stream).write(bytes) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(0),
                 other => return other,
@@ -109,7 +115,7 @@ impl Transport {
     /// The connection.
     pub fn flush(&mut self) -> io::Result<()> {
         match &mut self.tls {
-            Some(tls) => tls.flush(&mut self.stream).map(drop),
+            Some(tls) => tls.flush(&mut &*self.stream).map(drop),
             None => Ok(()),
         }
     }
@@ -117,7 +123,7 @@ impl Transport {
     /// Nothing more will be written.
     pub fn end_writing(&mut self) {
         if let Some(tls) = &mut self.tls {
-            tls.end_writing(&mut self.stream);
+            tls.end_writing(&mut &*self.stream);
         }
         // A peer that is gone already needs not be told.
         let _ = self.stream.shutdown(Shutdown::Write);

@@ -1,5 +1,6 @@
 //! What the other threads want of the committer.
 
+use crate::direct_answer::DirectAnswer;
 use crate::dispatcher::Wait;
 use crate::plan::StepSet;
 use config::Workflow;
@@ -47,6 +48,8 @@ pub struct Intake {
     pub origin: Origin,
     /// What is to be stored.
     pub kind: IntakeKind,
+    /// Its answer, where it may go out before the reactor hears of the flush.
+    pub direct: Option<DirectAnswer>,
 }
 
 /// What the intake wants stored.

@@ -67,7 +67,7 @@ impl Scene {
         assert!(self.committer.turn(items).kept.is_empty());
         let news = self.committer.inbox.take().into_iter();
         let stored = |news| match news {
-            News::Committed(origins) => vec![true; origins.len()],
+            News::Committed(origins, _) => vec![true; origins.len()],
             News::NotStored(origins) => vec![false; origins.len()],
             other => panic!("{other:?}"),
         };
@@ -109,7 +109,7 @@ fn intake(kind: fn(Box<NewMessage>) -> IntakeKind) -> Append {
     let (session, generation, answer, part, complete_us, bytes) = (0, 0, 0, None, 1, 1);
     let stores = kind.stores();
     let origin = Origin { session, generation, answer, part, id: id(), complete_us, bytes, stores };
-    Append::Intake(vec![Intake { origin, kind }])
+    Append::Intake(vec![Intake { origin, kind, direct: None }])
 }
 
 fn discard() -> Append {

@@ -39,6 +39,8 @@ pub(super) mod mark {
     pub const WITHDRAWN: u8 = 4;
     /// A step has failed for good: nothing more is begun, and whoever ends last on it puts it away.
     pub const CLOSING: u8 = 8;
+    /// It is counted as waiting for this machine's files alone.
+    pub const FILES: u8 = 16;
 }
 
 #[derive(Debug, Default)]

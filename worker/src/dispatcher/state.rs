@@ -20,6 +20,8 @@ pub(super) struct State {
     pub(super) entries: Vec<Option<Entry>>,
     pub(super) free: Vec<Ticket>,
     pub(super) open: usize,
+    /// Messages that wait for this machine's files alone.
+    pub(super) for_files: usize,
     pub(super) lanes: Lanes,
     pub(super) pools: Pools,
     /// By pool: messages that may have a step to carry out there.
@@ -49,6 +51,7 @@ impl State {
             entries: Vec::new(),
             free: Vec::new(),
             open: 0,
+            for_files: 0,
             lanes: Lanes::default(),
             suspects: VecDeque::new(),
             suspect_runs: false,
@@ -105,7 +108,35 @@ impl State {
         if suspect {
             self.suspects.push_back(ticket);
         }
+        self.count_files(ticket);
         self.wake(ticket);
+    }
+
+    /// Counts a message anew that may have begun or ended to wait for this machine's files alone. One whose files could
+    /// not be written waits for its next attempt, or for a person.
+    fn count_files(&mut self, ticket: Ticket) {
+        let local = self.pools.local();
+        let Some(entry) = self.entries[ticket as usize].as_mut() else { return };
+        let again = |wait: &Wait| local.has(usize::from(wait.place));
+        let waits = !entry.pending.and(local).is_empty() && !entry.waits().iter().any(again);
+        match (entry.has(mark::FILES), waits) {
+            (false, true) => {
+                entry.set(mark::FILES);
+                self.for_files += 1;
+            }
+            (true, false) => {
+                entry.clear(mark::FILES);
+                self.for_files -= 1;
+            }
+            _ => {}
+        }
+    }
+
+    /// Messages that wait for this machine's files alone, those included that are being written; none while a folder is
+    /// given up for now.
+    pub(super) fn behind(&self) -> usize {
+        let stuck = self.pools.local().places().any(|place| self.breakers[place].open.is_some());
+        if stuck { 0 } else { self.for_files }
     }
 
     /// Those of a message's steps that may be tried now, in whichever pool.
@@ -382,6 +413,7 @@ impl State {
             waits.push(wait);
         }
         entry.set_waits(waits);
+        self.count_files(ticket);
     }
 
     /// Steps are over for a message: whoever stood behind it for them may go on.
@@ -402,6 +434,7 @@ impl State {
         let entry = self.entries[ticket as usize].take()?;
         self.free.push(ticket);
         self.open -= 1;
+        self.for_files -= usize::from(entry.has(mark::FILES));
         Some(entry.location)
     }
 }

@@ -69,6 +69,10 @@ fn down() -> StepEnd {
     StepEnd::Again { reason: "down".into(), target_down: true, wanted_us: None }
 }
 
+fn failing() -> StepEnd {
+    StepEnd::Again { reason: "busy".into(), target_down: false, wanted_us: None }
+}
+
 #[test]
 fn an_open_message_costs_64_bytes_and_its_lane_24() {
     assert_eq!(size_of::<Option<Entry>>(), 64);
@@ -202,6 +206,26 @@ fn messages_of_one_patient_share_a_job_in_their_order() {
     let ids: Vec<MessageId> = job.iter().map(|t| t.id).collect();
     assert_eq!(ids, (1..=5).map(|n| MessageId::new(n, 0)).collect::<Vec<_>>());
     assert!(try_next(&d, 0).is_none());
+}
+
+#[test]
+fn what_waits_for_files_counts_until_they_are_written_whatever_its_patient() {
+    let d = with_peers(StepSet::EMPTY);
+    let behind = || d.behind().messages;
+    d.add((1..=5).map(|n| entry(n, &[7], StepSet::one(0).with(StepSet::one(1)))));
+    d.add([entry(6, &[8], StepSet::one(1))]);
+    assert_eq!(behind(), 5);
+    let job = try_next_of(&d, 0, 0).unwrap();
+    assert_eq!((job.len(), behind()), (5, 5), "until they are written");
+    report(&d, &job[0], vec![(0, StepEnd::Over)], 0);
+    assert_eq!(behind(), 4, "it waits for a peer now");
+    report(&d, &job[1], vec![(0, failing())], 0);
+    assert_eq!(behind(), 3, "it waits for its next attempt");
+    d.report(vec![failed(&job[2])], 0);
+    d.remove(job[2].ticket);
+    assert_eq!(behind(), 2);
+    report(&d, &job[3], vec![(0, down())], 0);
+    assert_eq!(behind(), 0, "the folder is gone");
 }
 
 #[test]
@@ -418,6 +442,7 @@ fn random_day(seed: u64, d: Dispatcher) {
     assert_eq!(gone, total as usize);
     assert!(lines.values().all(Vec::is_empty));
     assert_eq!(d.running(), 0);
+    assert_eq!(d.lock().for_files, 0);
 }
 
 fn drop_from(lines: &mut HashMap<(u64, usize), Vec<MessageId>>, keys: &[u64], steps: StepSet, id: MessageId) {

