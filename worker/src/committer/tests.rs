@@ -151,3 +151,46 @@ fn a_message_given_up_stays_so_until_it_is_stored_again() {
     assert_eq!(scene.told(vec![intake(IntakeKind::Again)]), [true]);
     assert_eq!(scene.open(), [1, 1]);
 }
+
+/// A message of the intake with its direct answer, and who is to get that.
+fn answered() -> (Append, std::os::unix::net::UnixStream) {
+    let (ours, theirs) = std::os::unix::net::UnixStream::pair().unwrap();
+    theirs.set_nonblocking(true).unwrap();
+    // As in a simulation: a pair of sockets that knows nothing of TCP.
+    let ours = mio::net::TcpStream::from_std(std::os::fd::OwnedFd::from(ours).into());
+    let Append::Intake(mut messages) = intake(IntakeKind::Again) else { unreachable!() };
+    messages[0].direct = Some(DirectAnswer::new(Arc::new(ours), b"answer".to_vec()));
+    (Append::Intake(messages), theirs)
+}
+
+fn heard(mut peer: &std::os::unix::net::UnixStream) -> usize {
+    std::io::Read::read(&mut peer, &mut [0; 64]).unwrap_or(0)
+}
+
+#[test]
+fn the_only_message_of_a_flush_is_answered_at_once_and_no_other() {
+    let mut scene = Scene::with_a_failed_message();
+    let ((one, first), (other, second)) = (answered(), answered());
+    assert!(scene.committer.turn(vec![one, other]).is_stored);
+    assert_eq!(
+        (heard(&first), heard(&second)),
+        (0, 0),
+        "the event loop writes them while the next are flushed"
+    );
+    scene.committer.inbox.take();
+    let (one, first) = answered();
+    assert!(scene.committer.turn(vec![one]).is_stored);
+    assert_eq!(heard(&first), 6);
+    let news = scene.committer.inbox.take();
+    assert!(matches!(&news[..], [News::Committed(origins, 6)] if origins.len() == 1), "{news:?}");
+}
+
+#[test]
+fn a_message_that_is_not_stored_is_not_answered_at_once() {
+    let mut scene = Scene::with_a_failed_message();
+    let full = Fault::Error(rustix::io::Errno::NOSPC.raw_os_error());
+    scene.storage.plan(Some(DiskPlan { after: 0, only: None, fault: full, lasting: false }));
+    let (one, first) = answered();
+    assert!(!scene.committer.turn(vec![one]).is_stored);
+    assert_eq!(heard(&first), 0);
+}
