@@ -468,7 +468,7 @@ fn reading_keeps_to_the_pace_of_files_that_are_written_slowly() {
     within(Duration::from_secs(120), far_behind, || receiver.site.log().contains(far_behind).then_some(()));
     for _ in 0..30 {
         let waiting = server.count("adt", "waiting");
-        // A quarter of the backlog, what two threads have begun with, and what one turn has read already.
+        // A quarter of the backlog, and what one turn has read already.
         assert!(waiting < 11_000, "{waiting} messages wait");
         std::thread::sleep(Duration::from_millis(100));
     }

@@ -1,7 +1,6 @@
 //! The reactor's answering side: what is flushed or has ended is told to the peers.
 
 use super::{LINGER_MS, REPORT_MS, Turn};
-use crate::awaiting::Awaiting;
 use crate::committer::{Append, Origin, Outcomes, Returned, Stores};
 use crate::connections::{Connection, Connections};
 use crate::direct_answer::DirectAnswer;
@@ -9,6 +8,7 @@ use crate::dispatcher::Withdrawal;
 use crate::inbox::{Ending, News};
 use crate::intake::Intake;
 use crate::session::State;
+use config::AckMode;
 use crossbeam_channel::TrySendError;
 use hl7::ack::Refusal;
 use journal::MessageId;
@@ -25,8 +25,11 @@ impl Turn<'_> {
     /// Gives what this turn gathered to the committer.
     pub(super) fn hand_over(&mut self) {
         if !self.batch.is_empty() {
-            if let [stored] = &mut self.batch[..] {
-                stored.direct = direct_answer(&self.connections, &self.awaiting, &stored.origin);
+            // With `ack: processed` the flush is not what a sender waits for.
+            if self.r.settings.channel.ack == AckMode::Received
+                && let [stored] = &mut self.batch[..]
+            {
+                stored.direct = direct_answer(&self.connections, &stored.origin);
             }
             self.outgoing.push_back(Append::Intake(std::mem::take(&mut self.batch)));
         }
@@ -197,9 +200,9 @@ impl Turn<'_> {
 
 /// The answer to a message that is handed over alone, where it is the next thing that its peer is to hear, whatever else
 /// comes meanwhile. Not over TLS, whose state is the event loop's.
-fn direct_answer(connections: &Connections, awaiting: &Awaiting, origin: &Origin) -> Option<DirectAnswer> {
+fn direct_answer(connections: &Connections, origin: &Origin) -> Option<DirectAnswer> {
     let connection = connections.look(origin.session).filter(|c| c.generation == origin.generation)?;
-    if origin.part.is_some() || awaiting.contains(origin.id) {
+    if origin.part.is_some() {
         return None;
     }
     let frame = connection.session.only_answer(origin.answer)?;
