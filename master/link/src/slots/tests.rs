@@ -1,4 +1,6 @@
 use super::*;
+use rustix::thread::gettid;
+use std::num::NonZeroI32;
 use std::sync::mpsc;
 use std::thread;
 
@@ -40,6 +42,12 @@ fn a_limit_changes_in_place_and_wakes_who_waits() {
     assert_eq!(table.limit(), 1);
 }
 
+/// Whether a thread of this process sleeps, as it does nowhere but at the table.
+fn sleeps(thread: NonZeroI32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap();
+    stat.rsplit_once(") ").unwrap().1.starts_with('S')
+}
+
 #[test]
 fn one_that_holds_none_goes_before_one_that_holds_some() {
     let table = SlotTable::create(2).unwrap();
@@ -50,15 +58,19 @@ fn one_that_holds_none_goes_before_one_that_holds_some() {
         let (order, arrivals) = mpsc::channel();
         let wait = |slots: &Slots, name: &'static str| {
             let (slots, order) = (slots.clone(), order.clone());
-            thread::spawn(move || {
+            let (told, thread_id) = mpsc::channel();
+            let waiter = thread::spawn(move || {
+                told.send(gettid().as_raw_nonzero()).unwrap();
                 let slot = slots.acquire(SOON).unwrap();
                 order.send(name).unwrap();
                 drop(slot);
-            })
+            });
+            (waiter, thread_id.recv().unwrap())
         };
-        let first = wait(&fed, "fed");
-        let second = wait(&hungry, "hungry");
-        while !table.words.is_hungry_besides(0) {
+        let (first, fed_thread) = wait(&fed, "fed");
+        let (second, _) = wait(&hungry, "hungry");
+        // One that looked before the other was hungry, and then was not given a processor, may still take the slot.
+        while !(table.words.is_hungry_besides(0) && sleeps(fed_thread)) {
             thread::yield_now();
         }
         let freed = Instant::now();
